@@ -1,0 +1,109 @@
+"""What the tests of all modules share: an empty cache for each, a clock that is set by hand, an STS that does as told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from xacct_lambda import _sessions
+from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda._sts import FrozenCredentials, IssuedCredentials
+from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
+
+ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
+OTHER_ROLE = "arn:aws:iam::333333333333:role/teams/orders/Reader"
+
+
+class Clock:
+    """A wall clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeSTS:
+    """Stands in for ``_sts.STS``: issues numbered credentials, unless it was told how to fail."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.calls = 0
+        self.failure: Exception | None = None
+        self.lifetime: float | None = None
+        self.during: Callable[[], None] = lambda: None
+        self.forgotten = 0
+        self._clock = clock
+
+    def assume_role(self, _source: boto3.Session, request: AssumeRoleRequest, _config: Any) -> IssuedCredentials:
+        self.calls += 1
+        number = self.calls
+        self.during()
+        if self.failure is not None:
+            raise self.failure
+        fields = {
+            "access_key": f"ASIA{number}",
+            "secret_key": f"secret-{number}",
+            "token": f"token-{number}",
+            "account_id": request.account_id,
+        }
+        frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
+        return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
+
+    def forget_clients(self) -> None:
+        self.forgotten += 1
+
+
+def refusal(code: str = "AccessDenied", role_arn: str = ROLE) -> AssumeRoleError:
+    """Return the error of an STS that says no."""
+    response: Any = {"Error": {"Code": code, "Message": "no"}}
+    error = AssumeRoleError(f"STS refused {role_arn}", role_arn=role_arn, response=response)
+    error.__cause__ = ClientError(response, "AssumeRole")
+    return error
+
+
+def outage(role_arn: str = ROLE) -> STSUnavailableError:
+    """Return the error of an STS that does not answer."""
+    response: Any = {"Error": {"Code": "ConnectTimeoutError", "Message": "no route"}}
+    error = STSUnavailableError(f"no answer for {role_arn}", role_arn=role_arn, response=response)
+    error.__cause__ = TimeoutError("no route")
+    return error
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sts(clock: Clock) -> FakeSTS:
+    return FakeSTS(clock)
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials_but_these(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """No test finds the developer's profile, Region or keys."""
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_LAMBDA_FUNCTION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACALLER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "callers-secret")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees another's sessions, credentials or default session."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setattr(_sessions, "state", _sessions.new_state())
+    yield
+    _sessions.state.clear()

@@ -1,0 +1,422 @@
+"""``@assume_role``: from the decorator's arguments to a plan, and from the plan to a handler's keyword arguments."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import keyword
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import DataNotFoundError
+from botocore.loaders import Loader, create_loader
+
+from xacct_lambda import _sessions
+from xacct_lambda._request import assume_role_request, role_arn_parts
+from xacct_lambda._sts import invocation
+from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
+
+_logger = logging.getLogger(__name__)
+
+_Event = TypeVar("_Event")
+_Context = TypeVar("_Context")
+_Result = TypeVar("_Result")
+_Value = TypeVar("_Value")
+
+# Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
+_INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
+_ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
+_SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
+
+_PerEvent: TypeAlias = _Value | Callable[..., _Value]
+
+
+class AssumeRoleOptions(TypedDict, total=False):
+    """The options of :func:`~xacct_lambda.assumed_session`; those of the request may be callables over the event."""
+
+    role_session_name: _PerEvent[str | None]
+    external_id: _PerEvent[str | None]
+    source_identity: _PerEvent[str | None]
+    duration_seconds: _PerEvent[int | timedelta]
+    policy: _PerEvent[str | Mapping[str, Any] | None]
+    policy_arns: _PerEvent[Iterable[str]]
+    tags: _PerEvent[Mapping[str, str] | None]
+    transitive_tag_keys: _PerEvent[Iterable[str]]
+    extra: _PerEvent[Mapping[str, Any] | None]
+    region_name: _PerEvent[str | None]
+    min_ttl_seconds: _PerEvent[float | timedelta]
+    source_session: boto3.Session | None
+    sts_config: Config | None
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(
+        self, handler: Callable[Concatenate[_Event, _Context, ...], _Result]
+    ) -> Callable[Concatenate[_Event, _Context, ...], _Result]: ...
+    @overload
+    def __call__(
+        self, handler: Callable[Concatenate[_Event, ...], _Result]
+    ) -> Callable[Concatenate[_Event, ...], _Result]: ...
+
+
+def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the session are options
+    role_arn: str | Callable[..., str],
+    *,
+    clients: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),
+    resources: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),
+    session: str | None = None,
+    allowed_roles: Iterable[str] | None = None,
+    prefetch: bool | None = None,
+    **options: Unpack[AssumeRoleOptions],
+) -> _Decorator:
+    """Give a handler clients that act as a role, as keyword arguments.
+
+        @assume_role("arn:aws:iam::222222222222:role/Reader", clients=["s3"])
+        def lambda_handler(event, context, *, s3): ...
+
+    A warm call adds about a microsecond. A caller that passes one of the injected keywords itself wins, and where all
+    are passed no role is assumed, so a test may call ``lambda_handler(event, context, s3=stub)``. Decorators stack.
+    Functions, methods, partials, callable objects and ``async def`` handlers are taken (the first event of an ``async
+    def`` handler makes its clients in the event loop's thread); a plain function is returned.
+
+    Args:
+        role_arn: ARN of the role, or a callable that takes the handler's positional arguments and returns it; then
+            ``allowed_roles`` is required.
+        clients: Services to make clients of. A list names each parameter after its service (``cognito-idp`` becomes
+            ``cognito_idp``, ``lambda`` becomes ``lambda_``); a mapping gives *parameter: service*, or *parameter:
+            keyword arguments* of ``Session.client``, ``service_name`` among them.
+        resources: The same for ``Session.resource``. Resources are not thread-safe, so each invocation gets new ones.
+        session: Name of a parameter that receives the session itself.
+        allowed_roles: ARN patterns, one of which the role must match before anything is done with it. ``*`` matches
+            within one part of the path, ``**`` across parts; partition and account are always literal.
+        prefetch: What the init phase of a Lambda function does: by default clients are made there and AssumeRole waits
+            for the first event; ``True`` calls AssumeRole too, in a thread; ``False`` leaves both to the first event.
+            Without effect outside Lambda, for roles that depend on the event, and (``True``) under SnapStart.
+        options: Those of :func:`assumed_session`; each but ``source_session`` and ``sts_config`` may be a callable over
+            the handler's positional arguments.
+
+    Raises:
+        ConfigurationError: At decoration: an argument breaks a rule, a service does not exist, the handler does not
+            take a parameter, a name is injected twice. At the call: the event led to a role that is not allowed, or to
+            an option that breaks a rule.
+    """
+    plan = _Plan(
+        role_arn, _injections(clients, resources, session, options.get("source_session")), allowed_roles, options
+    )
+
+    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
+        wrapper = _wrap(handler, plan)
+        plan.initialise(prefetch=prefetch)
+        return wrapper
+
+    return cast("_Decorator", decorate)
+
+
+class _Injection(NamedTuple):
+    kind: str
+    """``client`` or ``resource``, methods of the session; or ``session``, the session itself."""
+    arguments: Mapping[str, Any]
+
+    def of(self, session: boto3.Session) -> Any:
+        return session if self.kind == "session" else getattr(session, self.kind)(**self.arguments)
+
+
+class _Lookup(NamedTuple):
+    """What a role that does not depend on the event injects, and what must not have changed for that to hold."""
+
+    epoch: object
+    default_session: boto3.Session | None
+    injected: dict[str, Any]
+
+
+class _Plan:
+    """What one decorator injects, and how it finds the session to take it from."""
+
+    def __init__(
+        self,
+        role_arn: str | Callable[..., str],
+        injections: Mapping[str, _Injection],
+        allowed_roles: Iterable[str] | None,
+        options: AssumeRoleOptions,
+    ) -> None:
+        self.names = injections.keys()
+        self._injections = injections
+        self._role_arn = role_arn
+        self._allowed = None if allowed_roles is None else _role_patterns(allowed_roles)
+        self._options: dict[str, Any] = dict(options)
+        self._per_event = callable(role_arn) or any(map(callable, options.values()))
+        self._reusable = {name for name, injection in injections.items() if injection.kind != "resource"}
+        self._lookup = _Lookup(object(), None, {})
+        self._check()
+
+    def _check(self) -> None:
+        """Validate what does not depend on the event."""
+        if callable(self._role_arn) and self._allowed is None:
+            raise ConfigurationError(
+                "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
+            )
+        fixed = {name: value for name, value in self._options.items() if not callable(value)}
+        if "tags" not in fixed and "tags" in self._options:
+            # Whether the keys are among the tags shows when there are tags.
+            fixed.pop("transitive_tag_keys", None)
+        unknown = fixed.keys() - AssumeRoleOptions.__annotations__.keys()
+        if unknown:
+            name = min(unknown)
+            raise ConfigurationError(name, f"no such option{_nearest(name, AssumeRoleOptions.__annotations__)}")
+        for name in ("source_session", "sts_config"):
+            if name in self._options and name not in fixed:
+                raise ConfigurationError(name, "cannot depend on the event")
+        role_arn = _ANY_ROLE if callable(self._role_arn) else self._allowed_role(self._role_arn)
+        of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
+        if "duration_seconds" in self._options and "duration_seconds" not in fixed:
+            of_session.pop("min_ttl_seconds", None)
+        _sessions.check_session_options(assume_role_request(role_arn, **fixed), **of_session)
+
+    def _allowed_role(self, role_arn: str) -> str:
+        role_arn_parts(role_arn)
+        if self._allowed is not None and not any(pattern.fullmatch(role_arn) for pattern in self._allowed):
+            raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
+        return role_arn
+
+    def initialise(self, *, prefetch: bool | None) -> None:
+        """Do in Lambda's init phase, where a small function has a whole processor, what the first event would do."""
+        kind = os.environ.get(_INITIALIZATION)
+        if kind is None or prefetch is False or self._per_event:
+            return
+        if prefetch and kind != "snap-start":
+            threading.Thread(
+                target=_prefetch, args=(self._session(()).get_credentials(),), name="xacct_lambda-prefetch", daemon=True
+            ).start()
+        self._look_up()
+
+    def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
+        """Return the handler's keyword arguments: those the caller passed, and those it left to be injected."""
+        if not passed and not self._per_event:
+            epoch, default_session, injected = self._lookup
+            if epoch is not _sessions.state.epoch or default_session is not boto3.DEFAULT_SESSION:
+                injected = self._look_up()
+            if len(injected) == len(self.names):
+                return injected
+            return injected | self._taken(self._session(()), self.names - injected.keys())
+        missing = self.names - passed.keys()
+        return passed | self._taken(self._session(positional), missing) if missing else passed
+
+    def _look_up(self) -> dict[str, Any]:
+        # The epoch is read first: should it change meanwhile, the next call looks up once more.
+        epoch = _sessions.state.epoch
+        injected = self._taken(self._session(()), self._reusable)
+        self._lookup = _Lookup(epoch, boto3.DEFAULT_SESSION, injected)
+        return injected
+
+    def _taken(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
+        return {name: self._injections[name].of(session) for name in names}
+
+    def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
+        role_arn = self._allowed_role(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
+        options = {name: value(*positional) if callable(value) else value for name, value in self._options.items()}
+        return _sessions.assumed_session(role_arn, **options)
+
+
+def _prefetch(credentials: Any) -> None:
+    try:
+        credentials.prefetch()
+    except XacctLambdaError as error:
+        _logger.warning("Credentials could not be fetched ahead; the first event tries again. %s", error)
+
+
+def _wrap(handler: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
+    if not callable(handler):
+        raise ConfigurationError(
+            "handler", f"a {type(handler).__name__} cannot be called; decorate the function below it"
+        )
+    signature = _signature_without(handler, plan.names)
+    inject = plan.inject
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        token = invocation.set(args and args[-1])
+        try:
+            return handler(*args, **inject(args, kwargs))
+        finally:
+            invocation.reset(token)
+
+    async def await_(*args: Any, **kwargs: Any) -> Any:
+        token = invocation.set(args and args[-1])
+        try:
+            return await handler(*args, **inject(args, kwargs))
+        finally:
+            invocation.reset(token)
+
+    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+    wrapper: Callable[..., Any] = await_ if is_async else call
+    named = handler.func if isinstance(handler, functools.partial) else handler
+    functools.update_wrapper(wrapper, named if hasattr(named, "__name__") else type(named), updated=())
+    vars(wrapper).update(
+        # An object's attributes are its own state; a function's are notes that decorators leave for one another.
+        vars(handler) if inspect.isfunction(handler) else {},
+        __wrapped__=handler,
+        __signature__=signature,
+        __xacct_lambda__=(plan, *_plans_of(handler)),
+    )
+    return wrapper
+
+
+def _plans_of(handler: Callable[..., Any]) -> tuple[_Plan, ...]:
+    """Return what the decorators of this library below have planned for a handler."""
+    return getattr(handler, "__xacct_lambda__", ())
+
+
+def _signature_without(handler: Callable[..., Any], names: Iterable[str]) -> inspect.Signature:
+    """Return the handler's signature as its callers see it; refuse a handler that does not take what is injected."""
+    signature = inspect.signature(handler)
+    described = f"{getattr(handler, '__qualname__', type(handler).__name__)}{signature}"
+    parameters = signature.parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name in names:
+        if any(name in plan.names for plan in _plans_of(handler)):
+            raise ConfigurationError(
+                "clients", f"{name!r} is injected twice into {described}: give one of the two another name"
+            )
+        if name not in parameters and not takes_any:
+            raise ConfigurationError(
+                "clients",
+                f"{described} has no parameter {name!r}: add it, as in (event, context, *, {name})",
+            )
+        if name in parameters and not _passable(name, parameters, names):
+            raise ConfigurationError(
+                "clients", f"{described} does not take {name!r} by keyword alone: put it after a *"
+            )
+    return signature.replace(parameters=[parameter for name, parameter in parameters.items() if name not in names])
+
+
+def _passable(name: str, parameters: Mapping[str, inspect.Parameter], names: Iterable[str]) -> bool:
+    """Say whether a parameter can be given by keyword while all that are not injected are given by position."""
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
+        return True
+    after = list(parameters)[list(parameters).index(name) :]
+    return parameters[name].kind is positional and all(
+        other in names
+        for other in after
+        if parameters[other].kind is positional or parameters[other].kind is inspect.Parameter.VAR_POSITIONAL
+    )
+
+
+def _injections(
+    clients: Iterable[str] | Mapping[str, Any],
+    resources: Iterable[str] | Mapping[str, Any],
+    session: str | None,
+    source_session: boto3.Session | None,
+) -> dict[str, _Injection]:
+    """Return what to inject under which name, checked against what boto3 offers."""
+    injections: dict[str, _Injection] = {}
+    loader = _loader() if source_session is None else source_session._loader  # noqa: SLF001 - see AssumedSession
+    for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
+        for name, arguments in _wanted(argument, wanted):
+            _check_arguments(argument, kind, arguments, loader)
+            _add(injections, argument, name, _Injection(kind, arguments))
+    if session is not None:
+        _add(injections, "session", session, _Injection("session", {}))
+    if not injections:
+        raise ConfigurationError("clients", "nothing to inject: name clients, resources or a session")
+    return injections
+
+
+def _wanted(argument: str, wanted: Iterable[str] | Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise ConfigurationError(argument, f"a list of service names or a mapping is needed, as in {argument}=['s3']")
+    if not isinstance(wanted, Mapping):
+        return [(_parameter_for(argument, service), {"service_name": service}) for service in wanted]
+    return [
+        (name, {"service_name": value} if isinstance(value, str) else _keyword_arguments(argument, name, value))
+        for name, value in wanted.items()
+    ]
+
+
+def _parameter_for(argument: str, service: str) -> str:
+    if not isinstance(service, str):
+        raise ConfigurationError(argument, f"{service!r} is not the name of a service")
+    name = service.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def _keyword_arguments(argument: str, name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not isinstance(value.get("service_name"), str):
+        raise ConfigurationError(
+            argument, f"{name!r} needs the name of a service, or keyword arguments with service_name among them"
+        )
+    return dict(value)
+
+
+def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader: Loader) -> None:
+    service = arguments["service_name"]
+    model = {"client": "service-2", "resource": "resources-1"}[kind]
+    try:
+        loader.list_api_versions(service, model)
+    except DataNotFoundError as error:
+        nearest = _nearest(service, loader.list_available_services(model))
+        raise ConfigurationError(
+            argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{nearest}"
+        ) from error
+    known = inspect.signature(getattr(boto3.Session, kind)).parameters.keys() - {"self"}
+    for name in arguments.keys() - known:
+        raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{_nearest(name, known)}")
+
+
+def _add(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigurationError(argument, f"{name!r} cannot be the name of a parameter")
+    if name in injections:
+        raise ConfigurationError(
+            argument, f"{name!r} is injected twice: give one of the two another name with a mapping"
+        )
+    injections[name] = injection
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@functools.cache
+def _loader() -> Loader:
+    """Return a loader like that of a session, without making a session: importing a handler must not need a profile."""
+    loader = create_loader(os.environ.get("AWS_DATA_PATH"))
+    loader.search_paths.append(str(Path(boto3.__file__).parent / "data"))
+    return loader
+
+
+def _role_patterns(patterns: Iterable[str]) -> list[re.Pattern[str]]:
+    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+        raise ConfigurationError("allowed_roles", "a list of ARN patterns is needed")
+    compiled = [_role_pattern(pattern) for pattern in patterns]
+    if not compiled:
+        raise ConfigurationError("allowed_roles", "an empty list allows no role at all")
+    return compiled
+
+
+def _role_pattern(pattern: str) -> re.Pattern[str]:
+    # Partition and account stay literal: an event that could choose the account could choose its own.
+    match = (
+        re.fullmatch(r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/)([!-~]+)", pattern) if isinstance(pattern, str) else None
+    )
+    if match is None or "?" in pattern:
+        raise ConfigurationError(
+            "allowed_roles",
+            f"{pattern!r} is not arn:aws:iam::ACCOUNT:role/PATTERN with a literal account, where * stands for a part "
+            "of the path and ** for several",
+        )
+    wildcards = {"*": "[^/]*", "**": ".*"}
+    parts = re.split(r"(\*+)", match[2])
+    return re.compile(
+        re.escape(match[1]) + "".join(wildcards.get(part) or re.escape(part) for part in parts), re.DOTALL
+    )

@@ -1,0 +1,381 @@
+"""Sessions that act in another account: which are shared, what they share, and the one address of all state."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Hashable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Final, NamedTuple, cast
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import InvalidRegionError
+from botocore.utils import validate_region_name
+from cachetools import LRUCache
+
+from xacct_lambda._credentials import MANDATORY_SECONDS, AssumedRoleCredentials, CredentialCache, CredentialKey
+from xacct_lambda._request import AssumeRoleRequest, assume_role_request
+from xacct_lambda._sts import STS, frozen_config
+from xacct_lambda.exceptions import ConfigurationError
+
+_MAX_ROLES: Final = 1000
+_MAX_SESSIONS: Final = 100
+_MAX_CLIENTS: Final = 20
+_CHAINED_SECONDS: Final = 3600
+
+_CLIENT_DEFAULTS: Final = {
+    name: parameter.default
+    for name, parameter in inspect.signature(boto3.Session.client).parameters.items()
+    if name != "self"
+}
+
+
+class AssumedSession(boto3.Session):
+    """A :class:`boto3.Session` that acts as the assumed role; made by :func:`assumed_session`.
+
+    ``client()`` with the same arguments returns the same client, as clients are thread-safe and cost 5 to 100 ms each.
+    ``resource()`` returns a new resource each time, since resources are not thread-safe.
+    """
+
+    def __init__(
+        self, cache: SessionCache, source: boto3.Session, credentials: AssumedRoleCredentials, region_name: str | None
+    ) -> None:
+        # The source's hooks: botocore's, boto3's, and whatever the user or an instrumentation has added to them.
+        events = copy.copy(source.events)
+        credentials.watch(events)
+        profile = None if source.profile_name == "default" else source.profile_name
+        session = botocore.session.Session(event_hooks=events, include_builtin_handlers=False, profile=profile)
+        session.register_component("credential_provider", _Provider(credentials))
+        session.register_component("token_provider", _Provider(credentials))
+        # No public name leads to a session's loader. It holds the parsed service models, which are most of what a
+        # session costs (12 MB and 100 ms), and the source's own data path.
+        session.register_component("data_loader", source._loader)  # noqa: SLF001
+        self._cache = cache
+        self._credentials = credentials
+        self._clients: LRUCache[Hashable, Any] = LRUCache(cache.max_clients)
+        super().__init__(botocore_session=session, region_name=region_name or source.region_name)
+
+    def _setup_loader(self) -> None:
+        # boto3's own would append its path to the shared loader's search paths once for each session.
+        self._loader = self._session.get_component("data_loader")
+
+    def _register_default_handlers(self) -> None:
+        # They came with the source's hooks; twice, botocore refuses ("Cannot inject class attribute").
+        pass
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._credentials!r}, region_name={self.region_name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("sessions do not pickle: send the role's ARN and call assumed_session() on the other side")
+
+    def client(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the client that ``boto3.Session.client`` makes of these arguments, and the same one the next time."""
+        named = dict(zip(_CLIENT_DEFAULTS, args, strict=False)) | kwargs
+        given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
+        if "aws_access_key_id" in given or "aws_secret_access_key" in given:
+            return super().client(*args, **kwargs)
+        key = frozenset(
+            (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
+        )
+        with self._cache.building:
+            client = self._clients.get(key)
+            if client is None:
+                client = self._clients[key] = super().client(*args, **kwargs)
+            return client
+
+    @property
+    def client_count(self) -> int:
+        return len(self._clients)
+
+
+class _Provider:
+    """Stands in for botocore's chains of credentials and of bearer tokens, which would find the caller's."""
+
+    def __init__(self, credentials: AssumedRoleCredentials) -> None:
+        self._credentials = credentials
+
+    def load_credentials(self) -> AssumedRoleCredentials:
+        return self._credentials
+
+    def load_token(self, **_: Any) -> None:
+        return None
+
+
+class CacheInfo(NamedTuple):
+    """What the library has done in this process and what it holds."""
+
+    hits: int
+    """Signatures served from memory."""
+    misses: int
+    """Signatures that waited for AssumeRole, their own call or another thread's."""
+    sts_calls: int
+    """AssumeRole requests sent, second tries included."""
+    failures: int
+    """AssumeRole attempts that yielded no credentials."""
+    roles: int
+    """Sets of credentials held."""
+    sessions: int
+    """Sessions held."""
+    clients: int
+    """Clients held by those sessions."""
+
+
+class _SessionKey(NamedTuple):
+    credentials: CredentialKey
+    region_name: str | None
+    min_ttl_seconds: float
+    sts_config: Hashable
+
+
+class SessionCache:
+    """Everything the library remembers: the sessions here, the credentials in the cache it is given."""
+
+    def __init__(
+        self, credentials: CredentialCache, *, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
+    ) -> None:
+        self.credentials = credentials
+        self.max_sessions = max_sessions
+        self.max_clients = max_clients
+        # Held while sessions and clients are made, never while they are used. Reentrant, as hooks may make clients.
+        self.building = threading.RLock()
+        self._forget_sessions()
+
+    def _forget_sessions(self) -> None:
+        self._sessions: LRUCache[_SessionKey, AssumedSession] = LRUCache(self.max_sessions)
+        # What was looked up under another epoch is to be looked up again.
+        self.epoch = object()
+
+    def session(
+        self,
+        source: boto3.Session,
+        request: AssumeRoleRequest,
+        *,
+        region_name: str | None = None,
+        min_ttl_seconds: float = 0,
+        sts_config: Config | None = None,
+    ) -> AssumedSession:
+        """Return the session for these arguments; the same one while it is held."""
+        key = _SessionKey(
+            CredentialKey(source, request), region_name, min_ttl_seconds, sts_config and frozen_config(sts_config)
+        )
+        with self.building:
+            session = self._sessions.get(key)
+            if session is None:
+                credentials = AssumedRoleCredentials(
+                    self.credentials, key.credentials, min_ttl_seconds=min_ttl_seconds, config=sts_config
+                )
+                session = self._sessions[key] = AssumedSession(self, source, credentials, region_name)
+            return session
+
+    def default_source(self) -> boto3.Session:
+        """Return boto3's default session, made if need be."""
+        if boto3.DEFAULT_SESSION is None:
+            with self.building:
+                if boto3.DEFAULT_SESSION is None:
+                    boto3.setup_default_session()
+        return cast("boto3.Session", boto3.DEFAULT_SESSION)
+
+    def clear(self) -> None:
+        """Forget every session and every credential. Clients that are still in use fetch credentials anew."""
+        with self.building:
+            self._forget_sessions()
+            self.credentials.forget()
+
+    def after_fork(self) -> None:
+        """Make the copy in a forked child usable: it keeps the credentials, not the parent's connections."""
+        self.building = threading.RLock()
+        self._forget_sessions()
+        self.credentials.after_fork()
+
+    def info(self) -> CacheInfo:
+        """Return the figures of ``cache_info()``."""
+        counts = self.credentials.counts()
+        with self.building:
+            clients = sum(session.client_count for session in self._sessions.values())
+            return CacheInfo(
+                counts.hits, counts.misses, counts.sts_calls, counts.failures, counts.held, len(self._sessions), clients
+            )
+
+
+def new_state(
+    *, max_roles: int = _MAX_ROLES, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
+) -> SessionCache:
+    """Return state that remembers nothing yet, within these bounds."""
+    credentials = CredentialCache(STS(), max_roles=max_roles)
+    return SessionCache(credentials, max_sessions=max_sessions, max_clients=max_clients)
+
+
+state = new_state()
+"""The one address of everything that is remembered; looked up at every call, so that tests may put in another."""
+
+
+def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the API it stands for
+    role_arn: str,
+    *,
+    role_session_name: str | None = None,
+    external_id: str | None = None,
+    source_identity: str | None = None,
+    duration_seconds: int | timedelta = 3600,
+    policy: str | Mapping[str, Any] | None = None,
+    policy_arns: Iterable[str] = (),
+    tags: Mapping[str, str] | None = None,
+    transitive_tag_keys: Iterable[str] = (),
+    region_name: str | None = None,
+    source_session: boto3.Session | None = None,
+    min_ttl_seconds: float | timedelta = 0,
+    sts_config: Config | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> boto3.Session:
+    """Return a session that acts as the role, and whose credentials renew themselves.
+
+    The same arguments return the same session while it is cached; sessions that differ only in ``region_name``,
+    ``min_ttl_seconds`` or ``sts_config`` share one set of credentials. Nothing is sent, and no credentials are needed,
+    before the first request is signed. A first session costs a few milliseconds, its first client what the first client
+    of a service costs in boto3 (5 to 100 ms); both are then reused.
+
+    Args:
+        role_arn: ARN of the role to assume.
+        role_session_name: Name of the role session, as CloudTrail shows it; 2 to 64 characters. By default the name of
+            the Lambda function, ``xacct-lambda`` elsewhere.
+        external_id: What the role's trust policy demands as ``sts:ExternalId``; 2 to 1224 characters.
+        source_identity: Identity that persists through role chaining; the trust policy must allow
+            ``sts:SetSourceIdentity``.
+        duration_seconds: Life of the credentials, 900 to 43200 seconds. STS refuses more than 3600 where the caller is
+            itself an assumed role, as every Lambda function is (role chaining).
+        policy: Session policy, a JSON text or the document itself; the session may do what both it and the role allow.
+        policy_arns: ARNs of up to 10 managed policies that act as session policies.
+        tags: Up to 50 session tags; the trust policy must allow ``sts:TagSession``.
+        transitive_tag_keys: Keys among ``tags`` that persist through role chaining.
+        region_name: Region of the session; by default the source session's. STS is called in the source session's.
+        source_session: Session that calls STS; by default boto3's default session. An assumed session chains roles.
+        min_ttl_seconds: Every set of credentials handed out lives longer than this, for presigned URLs and for passing
+            credentials on; at most ``duration_seconds`` less 60.
+        sts_config: Options for the STS client, merged over the library's own (1 s to connect, 1 s to read, two tries).
+        extra: Further AssumeRole parameters by their AWS names (``ProvidedContexts``).
+
+    Raises:
+        ConfigurationError: An argument breaks a rule of STS. Checked here, without a network call.
+
+    When a request is signed with the session's credentials, :class:`~xacct_lambda.exceptions.AssumeRoleError` and
+    :class:`~xacct_lambda.exceptions.STSUnavailableError` may be raised.
+
+    See https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html for the rules.
+    """
+    request = assume_role_request(
+        role_arn,
+        role_session_name=role_session_name,
+        external_id=external_id,
+        source_identity=source_identity,
+        duration_seconds=duration_seconds,
+        policy=policy,
+        policy_arns=policy_arns,
+        tags=tags,
+        transitive_tag_keys=transitive_tag_keys,
+        extra=extra,
+    )
+    min_ttl = check_session_options(
+        request,
+        region_name=region_name,
+        source_session=source_session,
+        min_ttl_seconds=min_ttl_seconds,
+        sts_config=sts_config,
+    )
+    source = state.default_source() if source_session is None else source_session
+    return state.session(source, request, region_name=region_name, min_ttl_seconds=min_ttl, sts_config=sts_config)
+
+
+def check_session_options(
+    request: AssumeRoleRequest,
+    *,
+    region_name: str | None = None,
+    source_session: boto3.Session | None = None,
+    min_ttl_seconds: float | timedelta = 0,
+    sts_config: Config | None = None,
+) -> float:
+    """Validate what belongs to the session rather than to the request; return ``min_ttl_seconds`` as seconds.
+
+    Raises:
+        ConfigurationError: An argument is not of its type, or breaks a rule.
+    """
+    if region_name is not None:
+        try:
+            validate_region_name(region_name)
+        except (InvalidRegionError, TypeError) as error:
+            raise ConfigurationError("region_name", f"{region_name!r} is not the name of a Region") from error
+    if source_session is not None and not isinstance(source_session, boto3.Session):
+        raise ConfigurationError("source_session", f"a boto3.Session is needed, not a {type(source_session).__name__}")
+    if isinstance(source_session, AssumedSession) and request.duration_seconds > _CHAINED_SECONDS:
+        raise ConfigurationError(
+            "duration_seconds",
+            f"role chaining allows {_CHAINED_SECONDS} at most, and source_session is an assumed role",
+        )
+    if sts_config is not None and not isinstance(sts_config, Config):
+        raise ConfigurationError("sts_config", f"a botocore.config.Config is needed, not a {type(sts_config).__name__}")
+    seconds = min_ttl_seconds.total_seconds() if isinstance(min_ttl_seconds, timedelta) else min_ttl_seconds
+    longest = request.duration_seconds - MANDATORY_SECONDS
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= longest:
+        raise ConfigurationError(
+            "min_ttl_seconds", f"{min_ttl_seconds!r} is not within 0 to {longest}, a minute less than duration_seconds"
+        )
+    return float(seconds)
+
+
+def cache_info() -> CacheInfo:
+    """Return what the library has done in this process and what it holds."""
+    return state.info()
+
+
+def cache_clear() -> None:
+    """Forget every session, client and credential.
+
+    Clients that are still in use go on working: they fetch credentials anew.
+    """
+    state.clear()
+
+
+def cache_resize(
+    *, max_roles: int = _MAX_ROLES, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
+) -> None:
+    """Set how much is remembered, and start empty.
+
+    What has gone unused the longest makes room. A client that is still in use when its session is dropped goes on
+    working; a role dropped from memory costs an AssumeRole call at its next use.
+
+    Args:
+        max_roles: Sets of credentials held, 2 KB each.
+        max_sessions: Sessions held, 0.1 MB each and 0.4 MB with an ``s3`` client.
+        max_clients: Clients held by each session.
+    """
+    global state  # noqa: PLW0603 - the one address of all state
+    for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():
+        if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+            raise ConfigurationError(name, f"{bound!r} is not a whole number of at least 1")
+    state = new_state(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
+
+
+def _after_fork() -> None:
+    state.after_fork()
+
+
+def _before_snapshot() -> None:
+    # By name: where modules are reloaded, the state to be emptied is that of the module which is there then.
+    sys.modules[__name__].state.credentials.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+try:
+    import snapshot_restore_py  # type: ignore[import-untyped, import-not-found, unused-ignore] # the runtime's
+except ImportError:
+    pass
+else:
+    # The mark is on the runtime's module, which stays when this one is loaded again.
+    if not hasattr(snapshot_restore_py, "xacct_lambda_hook"):
+        snapshot_restore_py.xacct_lambda_hook = snapshot_restore_py.register_before_snapshot(_before_snapshot)

@@ -1,0 +1,291 @@
+"""The one AssumeRole call: which client makes it, how long it may take, what its answer means.
+
+Nothing else in the library talks to AWS. The figures are chosen for Lambda's default time-out of 3 seconds: two tries
+of a second each, where botocore's own defaults (60 s to connect, 60 s to read) die as "Task timed out".
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import boto3
+from botocore import exceptions as botocore_exceptions
+from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from cachetools import LRUCache
+
+from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
+
+_TRY_SECONDS: Final = 1.0
+_TRIES: Final = 2
+_PAUSE_SECONDS: Final = (0.05, 0.25)
+_RESERVE_SECONDS: Final = 0.25
+_SHORTEST_TRY_SECONDS: Final = 0.05
+_SOURCES: Final = 16
+
+uniform: Final = random.SystemRandom().uniform
+"""Jitter. Not the random module's own, whose state is the same in every restored copy of a SnapStart snapshot."""
+
+_ONE_TRY: Final[Any] = {"total_max_attempts": 1, "mode": "standard"}
+
+# The pauses between tries are bounded here, botocore's are not; 50 connections serve as many roles at once.
+_CONFIG: Final = Config(
+    connect_timeout=_TRY_SECONDS,
+    read_timeout=_TRY_SECONDS,
+    retries=_ONE_TRY,
+    max_pool_connections=50,
+)
+
+# https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html, and what botocore retries.
+_PASSING_CODES: Final = frozenset(
+    {
+        "InternalFailure",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_SERVER_FAULTS: Final = range(500, 600)
+_NO_ANSWER: Final = (
+    botocore_exceptions.ConnectionError,
+    botocore_exceptions.HTTPClientError,
+    botocore_exceptions.CredentialRetrievalError,
+    botocore_exceptions.MetadataRetrievalError,
+    ResponseParserError,
+)
+
+invocation: ContextVar[Any] = ContextVar("xacct_lambda_invocation", default=None)
+"""The Lambda context of the event that is being handled, as far as the decorator has seen one."""
+
+
+def seconds_left() -> float | None:
+    """Return what the invocation has left, less a reserve for reporting an error; None where no context tells."""
+    context = invocation.get()
+    remaining_time = getattr(getattr(context, "lambda_context", context), "get_remaining_time_in_millis", None)
+    return None if remaining_time is None else max(remaining_time() / 1000 - _RESERVE_SECONDS, _SHORTEST_TRY_SECONDS)
+
+
+class FrozenCredentials(ReadOnlyCredentials):
+    """botocore's immutable set of credentials, except that it neither prints nor pickles them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(***)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("credentials do not pickle: send the role's ARN and assume the role on the other side")
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCredentials:
+    """What one AssumeRole call yielded; ``expires_at`` is STS's instant, in seconds since the epoch."""
+
+    frozen: FrozenCredentials
+    expires_at: float
+
+
+class STS:
+    """Calls AssumeRole for source sessions, with one client for each."""
+
+    def __init__(
+        self,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[float, float], float] = uniform,
+    ) -> None:
+        self._sleep = sleep
+        self._jitter = jitter
+        self._lock = threading.RLock()
+        self._clients: LRUCache[Hashable, Any] = LRUCache(_SOURCES)
+        self.calls = 0
+
+    def assume_role(
+        self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
+    ) -> IssuedCredentials:
+        """Assume the role; where the first try fails for a passing reason and time is left, try once more.
+
+        Raises:
+            AssumeRoleError: STS refused, or assumed another role than the one asked for.
+            ConfigurationError: The call cannot be made: no credentials, no such parameter.
+            STSUnavailableError: STS gave no usable answer.
+        """
+        left = seconds_left()
+        merged: Any = _CONFIG if config is None else _CONFIG.merge(config)
+        longest_try = max(merged.connect_timeout, merged.read_timeout)
+        if left is None or left >= longest_try:
+            client = self._client(source, merged)
+        else:
+            hurried = Config(connect_timeout=left, read_timeout=left, retries=_ONE_TRY)
+            client = _new_client(source, merged.merge(hurried))
+        # Whoever brings retries of their own has them made by botocore.
+        own_retries = getattr(config, "retries", None) is not None
+        more_time = left is None or left >= _TRIES * longest_try + _PAUSE_SECONDS[1]
+        for _ in range(_TRIES - 1 if more_time and not own_retries else 0):
+            try:
+                return self._call(client, request)
+            except STSUnavailableError:
+                self._sleep(self._jitter(*_PAUSE_SECONDS))
+        return self._call(client, request)
+
+    def forget_clients(self) -> None:
+        """Drop the clients with their connections, which survive neither a fork nor a snapshot."""
+        self._lock = threading.RLock()
+        self._clients = LRUCache(_SOURCES)
+
+    def _client(self, source: boto3.Session, config: Config) -> Any:
+        key = source, frozen_config(config)
+        with self._lock:
+            client = self._clients.get(key)
+            if client is None:
+                client = self._clients[key] = _new_client(source, config)
+            return client
+
+    def _call(self, client: Any, request: AssumeRoleRequest) -> IssuedCredentials:
+        self.calls += 1
+        token = _assuming.set(True)
+        try:
+            response = client.assume_role(**request.parameters())
+        except XacctLambdaError:
+            # The source session is an assumed one, and its own role could not be assumed.
+            raise
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
+            failure, cause = _failure(error, request)
+        else:
+            return _issued(response, request)
+        finally:
+            _assuming.reset(token)
+        # Out of the except block, or the error as botocore raised it would stay reachable as __context__.
+        raise failure from cause
+
+
+def _new_client(source: boto3.Session, config: Config) -> Any:
+    client = source.client("sts", config=config)
+    if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
+        # botocore before 1.40 goes to the global endpoint, which no VPC endpoint answers and no opt-in Region trusts.
+        client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
+    return client
+
+
+def frozen_config(config: Config) -> Hashable:
+    """Return the options of a client configuration as a value: equal for equal options, hashable."""
+
+    def frozen(value: Any) -> Hashable:
+        if isinstance(value, Mapping):
+            return frozenset((key, frozen(item)) for key, item in value.items())
+        if isinstance(value, list | tuple):
+            return tuple(map(frozen, value))
+        return type(value), value
+
+    return frozen(vars(config))
+
+
+def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCredentials:
+    # pop: no frame that an error passes through may hold the secrets, for tools that print local variables.
+    issued = _parsed(response.pop("Credentials"), request.account_id)
+    assumed = response.get("AssumedRoleUser", {}).get("Arn")
+    if assumed != request.assumed_role_arn:
+        raise AssumeRoleError(
+            f"STS answered for {assumed}, and {request.assumed_role_arn} was asked for. Its credentials are not used: "
+            "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)",
+            role_arn=request.role_arn,
+            response={"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed}"}},
+        )
+    return issued
+
+
+def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredentials:
+    fields = {
+        "access_key": credentials["AccessKeyId"],
+        "secret_key": credentials["SecretAccessKey"],
+        "token": credentials["SessionToken"],
+        "account_id": account_id,
+    }
+    # botocore's set has an account_id from 1.35 on.
+    frozen = FrozenCredentials(**{name: fields[name] for name in ReadOnlyCredentials._fields})
+    return IssuedCredentials(frozen, credentials["Expiration"].timestamp())
+
+
+def _failure(
+    error: BotoCoreError | ClientError | ResponseParserError, request: AssumeRoleRequest
+) -> tuple[XacctLambdaError, Exception]:
+    """Return what to raise in the place of botocore's error, and the cause to chain to it, both without secrets."""
+    role_arn = request.role_arn
+    if isinstance(error, ClientError):
+        answer: Any = {
+            **error.response["Error"],
+            "Message": _scrubbed(error.response["Error"].get("Message", ""), request),
+        }
+        response: Any = {**error.response, "Error": answer}
+        cause = ClientError(response, "AssumeRole")
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if answer.get("Code") in _PASSING_CODES or status in _SERVER_FAULTS:
+            return STSUnavailableError(
+                f"STS did not serve {role_arn}: {cause}", role_arn=role_arn, response=response
+            ), cause
+        return AssumeRoleError(f"STS refused {role_arn}: {cause}", role_arn=role_arn, response=response), cause
+    if isinstance(error, ResponseParserError):
+        # Its message quotes the body, which may be half an answer with the secrets in it.
+        error = ResponseParserError("the answer is not one of STS (its text is withheld)")
+    if isinstance(error, _NO_ANSWER):
+        response = {"Error": {"Code": type(error).__name__, "Message": str(error)}}
+        message = (
+            f"No answer from STS for {role_arn}: {error}. A function in a VPC needs a NAT gateway or an interface "
+            "endpoint for STS (com.amazonaws.REGION.sts), and a security group that lets it out on port 443"
+        )
+        return STSUnavailableError(message, role_arn=role_arn, response=response), error
+    if isinstance(error, botocore_exceptions.ParamValidationError):
+        report = _scrubbed(str(error), request)
+        return ConfigurationError("extra", f"botocore does not take these AssumeRole parameters: {report}"), error
+    return ConfigurationError("source_session", f"cannot call STS for {role_arn}: {error}"), error
+
+
+_TOKEN: Final = re.compile(r"""(?i)(x-amz-(?:security|s3session)-token['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+""")
+
+
+def _scrubbed(text: str, request: AssumeRoleRequest) -> str:
+    """Return STS's text without what it quotes of the request: the external ID, and the caller's session token."""
+    if request.external_id is not None:
+        text = re.sub(
+            rf"(?<![\w+=,.@:/-]){re.escape(request.external_id)}(?![\w+=,.@:/-])", "***", text, flags=re.ASCII
+        )
+    return _TOKEN.sub(r"\1***", text)
+
+
+_assuming: ContextVar[bool] = ContextVar("xacct_lambda_assuming", default=False)
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """Keep AssumeRole's request and response, and every session token, out of botocore's DEBUG records."""
+    if _assuming.get():
+        return False
+    message = record.getMessage()
+    redacted = _TOKEN.sub(r"\1***", message)
+    if redacted != message:
+        record.msg, record.args = redacted, ()
+    return True
+
+
+# A filter acts on the records of its own logger only; these three write headers and bodies.
+for _name in ("botocore.auth", "botocore.endpoint", "botocore.parsers"):
+    logging.getLogger(_name).addFilter(_without_credentials)

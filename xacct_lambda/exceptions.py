@@ -1,0 +1,86 @@
+"""Everything this library raises on purpose.
+
+The class names are part of the API: Lambda reports them as ``errorType``, and Step Functions matches them in
+``ErrorEquals``. Messages name accounts, roles and policies; never a key, a token or an external ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+__all__ = ["AssumeRoleError", "ConfigurationError", "STSUnavailableError", "XacctLambdaError"]
+
+
+class XacctLambdaError(Exception):
+    """The class that the others share: ``except XacctLambdaError`` catches whatever this library raises."""
+
+
+class ConfigurationError(XacctLambdaError, ValueError):
+    """An argument breaks a rule that can be checked without asking AWS.
+
+    Raised at decoration or at the call, before any network call; nothing is cached from the arguments.
+
+    Attributes:
+        argument: Name of the argument at fault.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument}: {self.problem}"
+
+
+class _STSError(XacctLambdaError, ClientError):
+    """AssumeRole gave no credentials; in the shape of a botocore ``ClientError``, so that code written for it works.
+
+    Attributes:
+        response: STS's answer as botocore parsed it (``response["Error"]["Code"]``), external ID taken out.
+        operation_name: Always ``"AssumeRole"``.
+        role_arn: The role that was asked for.
+    """
+
+    MSG_TEMPLATE = "{advice}"
+
+    def __init__(self, message: str, *, role_arn: str, response: Mapping[str, Any]) -> None:
+        # Not super().__init__(): ClientError would put its own template in the place of the message, and the message is
+        # all that Lambda shows of an exception.
+        Exception.__init__(self, message)
+        self.response: Any = response
+        self.operation_name = "AssumeRole"
+        self.role_arn = role_arn
+
+    @property
+    def code(self) -> str:
+        """The error code: STS's own, or the name of botocore's exception where STS did not answer."""
+        return str(self.response.get("Error", {}).get("Code", "Unknown"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # ClientError pickles as (response, operation_name), which is not how these are made.
+        return _rebuild, (type(self), str(self), self.role_arn, self.response)
+
+
+def _rebuild(kind: type[_STSError], message: str, role_arn: str, response: Mapping[str, Any]) -> _STSError:
+    return kind(message, role_arn=role_arn, response=response)
+
+
+class AssumeRoleError(_STSError):
+    """STS answered, and the answer is no (or not the role that was asked for).
+
+    Also a :class:`botocore.exceptions.ClientError`: code that catches that, and reads ``response["Error"]["Code"]``,
+    needs no change.
+    """
+
+
+class STSUnavailableError(_STSError):
+    """STS gave no usable answer: no route, a time-out, throttling, a server-side failure. Trying again may succeed.
+
+    Raised only when there are no valid credentials left to serve. It is a
+    :class:`botocore.exceptions.ClientError` too, since throttling and 5xx answers were one before; where STS did not
+    answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``) and ``__cause__`` holds it.
+    """
