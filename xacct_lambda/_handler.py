@@ -95,7 +95,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
         clients: Services to make clients of. A list names each parameter after its service (``cognito-idp`` becomes
             ``cognito_idp``, ``lambda`` becomes ``lambda_``); a mapping gives *parameter: service*, or *parameter:
             keyword arguments* of ``Session.client``, ``service_name`` among them.
-        resources: The same for ``Session.resource``. Resources are not thread-safe, so each invocation gets new ones.
+        resources: The same for ``Session.resource``. Resources are not thread-safe, so each thread gets its own.
         session: Name of a parameter that receives the session itself.
         allowed_roles: ARN patterns, one of which the role must match before anything is done with it. ``*`` matches
             within one part of the path, ``**`` across parts; partition and account are always literal.
@@ -139,6 +139,14 @@ class _Lookup(NamedTuple):
     injected: dict[str, Any]
 
 
+class _Memory:
+    lookup = _Lookup(object(), None, {})
+
+
+class _ThreadsMemory(threading.local, _Memory):
+    """A memory for each thread, since resources are not thread-safe."""
+
+
 class _Plan:
     """What one decorator injects, and how it finds the session to take it from."""
 
@@ -155,8 +163,8 @@ class _Plan:
         self._allowed = None if allowed_roles is None else _role_patterns(allowed_roles)
         self._options: dict[str, Any] = dict(options)
         self._per_event = callable(role_arn) or any(map(callable, options.values()))
-        self._reusable = {name for name, injection in injections.items() if injection.kind != "resource"}
-        self._lookup = _Lookup(object(), None, {})
+        has_resources = any(injection.kind == "resource" for injection in injections.values())
+        self._memory = _ThreadsMemory() if has_resources else _Memory()
         self._check()
 
     def _check(self) -> None:
@@ -202,20 +210,18 @@ class _Plan:
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
         """Return the handler's keyword arguments: those the caller passed, and those it left to be injected."""
         if not passed and not self._per_event:
-            epoch, default_session, injected = self._lookup
-            if epoch is not _sessions.state.epoch or default_session is not boto3.DEFAULT_SESSION:
-                injected = self._look_up()
-            if len(injected) == len(self.names):
+            epoch, default_session, injected = self._memory.lookup
+            if epoch is _sessions.state.epoch and default_session is boto3.DEFAULT_SESSION:
                 return injected
-            return injected | self._taken(self._session(()), self.names - injected.keys())
+            return self._look_up()
         missing = self.names - passed.keys()
         return passed | self._taken(self._session(positional), missing) if missing else passed
 
     def _look_up(self) -> dict[str, Any]:
         # The epoch is read first: should it change meanwhile, the next call looks up once more.
         epoch = _sessions.state.epoch
-        injected = self._taken(self._session(()), self._reusable)
-        self._lookup = _Lookup(epoch, boto3.DEFAULT_SESSION, injected)
+        injected = self._taken(self._session(()), self.names)
+        self._memory.lookup = _Lookup(epoch, boto3.DEFAULT_SESSION, injected)
         return injected
 
     def _taken(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from xacct_lambda.exceptions import ConfigurationError
 
 _ROLE_ARN: Final = re.compile(
-    r"arn:(?P<partition>aws(?:-[a-z]+)*):iam::(?P<account>[0-9]{12}):role/(?P<path>(?:[!-~]+/)?)(?P<name>[\w+=,.@-]{1,64})",
+    r"arn:(?P<partition>aws(?:-[a-z]+)*):iam::(?P<account>[0-9]{12}):role/(?P<path>(?:[!-)+->@-~]+/)?)(?P<name>[\w+=,.@-]{1,64})",
     re.ASCII,
 )
 _POLICY_ARN: Final = re.compile(
@@ -157,10 +157,6 @@ def role_arn_parts(role_arn: str) -> tuple[str, str, str, str]:
     match = _ROLE_ARN.fullmatch(role_arn) if isinstance(role_arn, str) else None
     if match is None or len(role_arn) not in _ROLE_ARN_LENGTH:
         raise ConfigurationError("role_arn", f"{role_arn!r} is not the ARN of a role. {_arn_advice(role_arn)}")
-    if set(match["path"]) & set("*?"):
-        raise ConfigurationError(
-            "role_arn", f"{role_arn!r} has a wildcard. Name one role; patterns belong in allowed_roles"
-        )
     return role_arn, match["partition"], match["account"], match["path"] + match["name"]
 
 
@@ -171,6 +167,8 @@ def _arn_advice(role_arn: object) -> str:
         return (
             f"It is a session of a role; the role's ARN is arn:{session[1]}:iam::{session[2]}:role/[PATH/]{session[3]}"
         )
+    if "*" in text or "?" in text:
+        return "Name one role; patterns belong in allowed_roles"
     if re.fullmatch(r"arn:aws[a-z-]*:iam:::role/.*", text):
         return "The account is missing: it stands between the two colons before 'role/'"
     return "Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and the path if the role has one"

@@ -58,6 +58,7 @@ class AssumedSession(boto3.Session):
         self._cache = cache
         self._credentials = credentials
         self._clients: LRUCache[Hashable, Any] = LRUCache(cache.max_clients)
+        self._in_resource = False
         super().__init__(botocore_session=session, region_name=region_name or source.region_name)
 
     def _setup_loader(self) -> None:
@@ -78,7 +79,7 @@ class AssumedSession(boto3.Session):
         """Return the client that ``boto3.Session.client`` makes of these arguments, and the same one the next time."""
         named = dict(zip(_CLIENT_DEFAULTS, args, strict=False)) | kwargs
         given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
-        if "aws_access_key_id" in given or "aws_secret_access_key" in given:
+        if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
             return super().client(*args, **kwargs)
         key = frozenset(
             (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
@@ -88,6 +89,17 @@ class AssumedSession(boto3.Session):
             if client is None:
                 client = self._clients[key] = super().client(*args, **kwargs)
             return client
+
+    def resource(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a new resource with a client of its own, as ``boto3.Session.resource`` does."""
+        # DynamoDB's resource keeps state in handlers that it registers with its client: shared, two threads would mix up
+        # their expressions.
+        with self._cache.building:
+            self._in_resource = True
+            try:
+                return super().resource(*args, **kwargs)
+            finally:
+                self._in_resource = False
 
     @property
     def client_count(self) -> int:

@@ -1,0 +1,665 @@
+"""The life of credentials, by an injected clock and an injected STS."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import boto3
+import pytest
+from cachetools import TLRUCache
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
+
+from xacct_lambda._credentials import AssumedRoleCredentials, CredentialCache, CredentialKey, advisory_seconds
+from xacct_lambda._request import assume_role_request
+from xacct_lambda._sts import FrozenCredentials, invocation
+from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError
+
+SOURCE = boto3.Session()
+HOUR = 3600
+
+
+def no_jitter(low: float, _high: float) -> float:
+    return low
+
+
+def key_for(duration_seconds: int = HOUR, role_arn: str = ROLE) -> CredentialKey:
+    return CredentialKey(SOURCE, assume_role_request(role_arn, duration_seconds=duration_seconds))
+
+
+KEY = key_for()
+
+
+@pytest.fixture
+def cache(sts: FakeSTS, clock: Clock) -> CredentialCache:
+    return CredentialCache(sts, clock=clock, jitter=no_jitter)
+
+
+def in_threads(count: int, call: Callable[[], Any]) -> list[Any]:
+    """Return what each of so many threads got, started at one instant; exceptions as values."""
+    start = threading.Barrier(count)
+
+    def run(_: int) -> Any:
+        start.wait()
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - it is the result
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+# --- Renewal windows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "window"),
+    [(900, 300), (1200, 300), (1201, 900), (3600, 900), (5399, 900), (5400, 3600), (43200, 3600)],
+)
+def test_advisory_window(lifetime: int, window: int) -> None:
+    """Renewal may start 5, 15 or 60 minutes before expiry: up to 20 minutes of life, under 90, and longer."""
+    assert advisory_seconds(lifetime) == window
+
+
+def test_warm_signatures_call_nobody(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Until the advisory window opens, every signature is served from memory."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 900 - 1)
+
+    assert cache.get(KEY) is first
+    assert sts.calls == 1
+
+
+def test_renewal_starts_with_the_advisory_window(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """The first signature in the advisory window renews, and gets the new credentials."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 900)
+
+    assert cache.get(KEY) is not first
+    assert sts.calls == 2
+
+
+@pytest.mark.parametrize(("jitter", "seconds_before_expiry"), [(0.0, 900), (1 / 3, 600)])
+def test_jitter_delays_renewal(sts: FakeSTS, clock: Clock, jitter: float, seconds_before_expiry: int) -> None:
+    """A fleet's renewals spread over the first third of the advisory window, never before it."""
+    cache = CredentialCache(sts, clock=clock, jitter=lambda _low, high: min(jitter, high))
+    cache.get(KEY)
+
+    clock.advance(HOUR - seconds_before_expiry - 1)
+    cache.get(KEY)
+    assert sts.calls == 1
+    clock.advance(1)
+    cache.get(KEY)
+    assert sts.calls == 2
+
+
+def test_twenty_signatures_of_a_short_session_cost_one_call(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """A 900-second session does not renew on every signature."""
+    for _ in range(20):
+        cache.get(key_for(900))
+        clock.advance(1)
+
+    assert sts.calls == 1
+
+
+@pytest.mark.parametrize(("duration", "calls"), [(900, 72), (1800, 48), (3600, 16)])
+def test_calls_over_twelve_hours(cache: CredentialCache, sts: FakeSTS, clock: Clock, duration: int, calls: int) -> None:
+    """Over 12 hours of one signature a second, a session renews once per life less its advisory window."""
+    key = key_for(duration)
+    for _ in range(12 * HOUR):
+        cache.get(key)
+        clock.advance(1)
+
+    assert sts.calls == calls
+
+
+def test_a_frozen_environment_renews_first(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """After two hours in which the environment was frozen, the next signature bears new credentials."""
+    first = cache.get(KEY)
+    clock.advance(2 * HOUR)
+
+    assert cache.get(KEY) is not first
+    assert sts.calls == 2
+
+
+def test_the_monotonic_clock_is_not_asked(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monotonic clock that stands still while the environment is frozen changes nothing."""
+    monkeypatch.setattr(time, "monotonic", lambda: 1.0)
+    cache.get(KEY)
+    clock.advance(HOUR)
+
+    cache.get(KEY)
+    assert sts.calls == 2
+
+
+def test_a_clock_set_back_does_not_extend_a_life(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """When the wall clock steps back by an hour, credentials from before the step are not used again."""
+    first = cache.get(KEY)
+    clock.advance(HOUR / 2)
+    cache.get(KEY)
+    clock.advance(-HOUR)
+
+    assert cache.get(KEY) is not first
+    assert sts.calls == 2
+
+
+def test_a_clock_that_trembles_costs_nothing(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """A step back of less than a second, as a clock's discipline makes them, drops nothing."""
+    first = cache.get(KEY)
+    clock.advance(-0.9)
+
+    assert cache.get(KEY) is first
+    assert sts.calls == 1
+
+
+def test_a_clock_ahead_of_sts_does_not_renew_on_every_signature(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock
+) -> None:
+    """Where this machine's clock runs 50 minutes ahead, an hour's credentials still serve for half of what is left."""
+    sts.lifetime = 600
+    cache.get(KEY)
+    clock.advance(299)
+
+    cache.get(KEY)
+    assert sts.calls == 1
+
+
+def test_credentials_that_are_expired_on_arrival(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Credentials that have expired by this machine's clock are not handed out; the error asks about the clock."""
+    sts.lifetime = -10
+
+    with pytest.raises(STSUnavailableError, match="is the clock right"):
+        cache.get(KEY)
+
+
+# --- One attempt at a time --------------------------------------------------------------------------------------------
+
+
+def test_cold_threads_share_one_call(cache: CredentialCache, sts: FakeSTS) -> None:
+    """64 threads that need a role nobody has make one AssumeRole call, and all get its result."""
+    sts.during = lambda: time.sleep(0.05)
+
+    results = in_threads(64, lambda: cache.get(KEY))
+
+    assert sts.calls == 1
+    assert len(set(map(id, results))) == 1
+
+
+@pytest.mark.parametrize("failure", [outage(), refusal()], ids=["outage", "refusal"])
+def test_cold_threads_share_one_failure(cache: CredentialCache, sts: FakeSTS, failure: Exception) -> None:
+    """64 threads make one failing attempt, and all fail with its cause: no queue of retries."""
+    sts.failure = failure
+    sts.during = lambda: time.sleep(0.05)
+
+    results = in_threads(64, lambda: cache.get(KEY))
+
+    assert sts.calls == 1
+    assert {type(result) for result in results} == {type(failure)}
+    assert {result.__cause__ for result in results} == {failure.__cause__}
+    assert len(set(map(id, results))) == 64, "an exception object of its own for each thread"
+
+
+def test_only_the_renewer_waits_in_the_advisory_window(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """While one signature renews ahead of time, all others are served at once with what is held."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 600)
+    others: list[FrozenCredentials] = []
+    sts.during = lambda: others.extend(in_threads(63, lambda: cache.get(KEY)))
+
+    renewed = cache.get(KEY)
+
+    assert sts.calls == 2
+    assert renewed is not first
+    assert all(other is first for other in others)
+
+
+def test_all_wait_in_the_last_minute(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """In the last 60 seconds every signature waits for the renewal, so that none is signed with dying credentials."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 60)
+    sts.during = lambda: time.sleep(0.05)
+
+    results = in_threads(8, lambda: cache.get(KEY))
+
+    assert sts.calls == 2
+    assert first not in results
+
+
+def test_different_roles_do_not_wait_for_each_other(cache: CredentialCache, sts: FakeSTS) -> None:
+    """No lock is held during AssumeRole: two roles are assumed at the same time."""
+    both = threading.Barrier(2, timeout=5)
+    sts.during = lambda: both.wait() and None
+
+    with ThreadPoolExecutor(2) as pool:
+        credentials = list(pool.map(cache.get, [KEY, key_for(role_arn=OTHER_ROLE)]))
+
+    assert credentials[0] is not credentials[1]
+
+
+def test_an_interrupted_attempt_is_repeated_by_those_who_waited(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Where the leading thread dies of something else than STS, those who waited make an attempt of their own."""
+    waiting = threading.Event()
+
+    def interrupt_once() -> None:
+        if sts.calls == 1:
+            waiting.wait(5)
+            raise KeyboardInterrupt
+
+    sts.during = interrupt_once
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(cache.get, KEY)
+        while not sts.calls:
+            time.sleep(0.001)
+        follower = pool.submit(cache.get, KEY)
+        time.sleep(0.05)
+        waiting.set()
+
+        assert isinstance(follower.result(5), FrozenCredentials)
+        assert isinstance(leader.exception(5), KeyboardInterrupt)
+
+
+def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) -> None:
+    """A thread that waits for another's attempt gives up when its invocation's time is nearly over."""
+    release = threading.Event()
+    sts.during = lambda: release.wait(5) and None
+
+    class Context:
+        def get_remaining_time_in_millis(self) -> int:
+            return 260
+
+    def follow() -> FrozenCredentials:
+        invocation.set(Context())
+        return cache.get(KEY)
+
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(cache.get, KEY)
+        while not sts.calls:
+            time.sleep(0.001)
+        with pytest.raises(STSUnavailableError, match="invocation's time is nearly over"):
+            pool.submit(follow).result(5)
+        release.set()
+        assert isinstance(leader.result(5), FrozenCredentials)
+
+
+# --- Failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_served_from_what_is_held(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With STS down from 14 minutes before expiry, every signature until expiry succeeds, with few attempts."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 14 * 60)
+    sts.failure = outage()
+
+    for _ in range(14 * 60):
+        assert cache.get(KEY) is first
+        clock.advance(1)
+
+    assert sts.calls - 1 <= 14 * 60 / 30 + 4, "the back-off doubles from 5 s to 60 s, halved at most by jitter"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert ROLE in caplog.text
+    assert "another 840 s" in caplog.text
+
+
+def test_after_an_outage_that_outlasts_the_credentials(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Expired credentials are never served: the first signature after expiry raises, with the last cause."""
+    cache.get(KEY)
+    sts.failure = outage()
+    clock.advance(HOUR - 1)
+    cache.get(KEY)
+    clock.advance(1)
+
+    with pytest.raises(STSUnavailableError) as caught:
+        cache.get(KEY)
+
+    assert caught.value.__cause__ is sts.failure.__cause__
+
+
+def test_the_next_attempt_heals(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """When STS is back, the next attempt succeeds, though the one before it failed at the same instant."""
+    cache.get(KEY)
+    clock.advance(HOUR)
+    sts.failure = outage()
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY)
+    sts.failure = None
+
+    assert cache.get(KEY).access_key == "ASIA3"
+
+
+def test_a_refusal_is_raised_at_once(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """A renewal that is refused for good is raised, even with minutes left on the credentials at hand."""
+    cache.get(KEY)
+    clock.advance(HOUR - 14 * 60)
+    sts.failure = refusal()
+
+    with pytest.raises(AssumeRoleError):
+        cache.get(KEY)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["cold", "while credentials are held"])
+def test_a_refusal_is_remembered_for_seconds(cache: CredentialCache, sts: FakeSTS, clock: Clock, held: bool) -> None:
+    """A hot loop over a refused role asks STS once in five seconds; then the refusal may heal."""
+    if held:
+        cache.get(KEY)
+        clock.advance(HOUR - 600)
+    sts.failure = refusal()
+    calls = sts.calls
+    for _ in range(100):
+        with pytest.raises(AssumeRoleError):
+            cache.get(KEY)
+    assert sts.calls == calls + 1
+
+    clock.advance(5)
+    sts.failure = None
+    assert isinstance(cache.get(KEY), FrozenCredentials)
+
+
+def test_a_remembered_refusal_does_not_grow(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Each time a remembered refusal is raised it is another object, so that no traceback grows in a hot loop."""
+    sts.failure = refusal()
+    errors = []
+    for _ in range(3):
+        with pytest.raises(AssumeRoleError) as caught:
+            cache.get(KEY)
+        errors.append(caught.value)
+
+    assert len({id(error) for error in errors}) == 3
+    assert len(traceback.extract_tb(errors[2].__traceback__)) <= len(traceback.extract_tb(errors[1].__traceback__))
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidClientTokenId", "SignatureDoesNotMatch"])
+def test_trouble_with_the_callers_credentials_is_no_refusal(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, code: str
+) -> None:
+    """Where STS rejects the caller's own credentials, what is held for the role goes on serving."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 600)
+    sts.failure = refusal(code)
+
+    assert cache.get(KEY) is first
+
+
+def test_a_configuration_error_is_not_cached(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Nothing is remembered of a call that could not be made: once it can, it is."""
+    sts.failure = ConfigurationError("source_session", "no credentials")
+    with pytest.raises(ConfigurationError):
+        cache.get(KEY)
+    sts.failure = None
+
+    assert cache.get(KEY).access_key == "ASIA2"
+
+
+# --- A life of at least so long ---------------------------------------------------------------------------------------
+
+
+def test_min_ttl_renews_early(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Credentials that live 30 more minutes are renewed for a caller who needs 45, and serve one who needs 15."""
+    first = cache.get(KEY)
+    clock.advance(HOUR / 2)
+
+    assert cache.get(KEY, min_ttl_seconds=900) is first
+    assert cache.get(KEY, min_ttl_seconds=2700) is not first
+    assert sts.calls == 2
+
+
+def test_min_ttl_that_cannot_be_reached(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Where renewal fails, a caller who needs 45 minutes gets an error, not credentials for 30."""
+    cache.get(KEY)
+    clock.advance(HOUR / 2)
+    sts.failure = outage()
+
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY, min_ttl_seconds=2700)
+
+
+def test_min_ttl_longer_than_what_sts_issues(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Where STS issues less than is needed, the error says how much was needed."""
+    sts.lifetime = 900
+
+    with pytest.raises(STSUnavailableError, match="less than the 2700 s needed"):
+        cache.get(KEY, min_ttl_seconds=2700)
+
+
+# --- Credentials that a service rejects -------------------------------------------------------------------------------
+
+
+def test_a_rejected_set_is_dropped(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Credentials that a service rejects are fetched anew."""
+    rejected = cache.get(KEY)
+
+    assert cache.reject(KEY, rejected.access_key)
+    assert cache.get(KEY).access_key == "ASIA2"
+    assert sts.calls == 2
+
+
+def test_a_fresh_set_survives_the_rejection_of_an_old_one(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """64 requests that were signed with a rejected set cost one further AssumeRole call, whatever their order."""
+    old = cache.get(KEY)
+
+    def reject_and_sign_again() -> FrozenCredentials:
+        assert cache.reject(KEY, old.access_key)
+        return cache.get(KEY)
+
+    fresh = in_threads(64, reject_and_sign_again)
+
+    assert sts.calls == 2
+    assert {credentials.access_key for credentials in fresh} == {"ASIA2"}
+
+
+def test_a_service_that_accepts_nothing_costs_few_calls(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Where the replacement is rejected too, it is replaced once in five seconds and not for each request."""
+    for _ in range(100):
+        cache.reject(KEY, cache.get(KEY).access_key)
+    assert sts.calls == 2
+    assert not cache.reject(KEY, cache.get(KEY).access_key)
+
+    clock.advance(5)
+    assert cache.reject(KEY, cache.get(KEY).access_key)
+
+
+def test_a_set_dropped_meanwhile_is_signed_anew(cache: CredentialCache) -> None:
+    """Where nothing is held any more, a rejected request is worth signing again."""
+    assert cache.reject(KEY, "ASIA0")
+
+
+# --- Bounds, forgetting, forks, snapshots -----------------------------------------------------------------------------
+
+
+def test_the_number_of_roles_is_bounded(sts: FakeSTS, clock: Clock) -> None:
+    """Beyond ``max_roles``, the credentials that have gone unused the longest make room."""
+    cache = CredentialCache(sts, clock=clock, max_roles=2)
+    keys = [key_for(role_arn=f"{ROLE}-{number}") for number in range(3)]
+    for key in (keys[0], keys[1], keys[0], keys[2]):
+        cache.get(key)
+    assert cache.counts().held == 2
+
+    cache.get(keys[0])
+    assert sts.calls == 3
+    cache.get(keys[1])
+    assert sts.calls == 4
+
+
+def test_counts(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Hits, misses, STS calls, failures and sets held are counted; an expired set is not held."""
+    cache.get(KEY)
+    cache.get(KEY)
+    sts.failure = refusal()
+    with pytest.raises(AssumeRoleError):
+        cache.get(key_for(role_arn=OTHER_ROLE))
+
+    assert cache.counts() == (1, 2, 2, 1, 1)
+    clock.advance(HOUR)
+    assert cache.counts().held == 0
+
+
+def test_forgetting_drops_credentials_and_connections(cache: CredentialCache, sts: FakeSTS) -> None:
+    """After ``forget`` nothing is held, no refusal is remembered, and STS is reached over new connections."""
+    cache.get(KEY)
+    sts.failure = refusal()
+    with pytest.raises(AssumeRoleError):
+        cache.get(key_for(role_arn=OTHER_ROLE))
+    sts.failure = None
+
+    cache.forget()
+
+    assert sts.forgotten == 1
+    assert cache.counts().held == 0
+    assert cache.get(key_for(role_arn=OTHER_ROLE)).access_key == "ASIA3"
+
+
+def test_an_attempt_from_before_forgetting_is_not_kept(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Credentials that arrive after ``forget`` serve those who waited for them, and are not remembered."""
+    sts.during = lambda: cache.forget() if sts.calls == 1 else None
+
+    assert cache.get(KEY).access_key == "ASIA1"
+    assert cache.get(KEY).access_key == "ASIA2"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_can_assume_roles(cache: CredentialCache, sts: FakeSTS) -> None:
+    """A child forked while another thread holds the lock, with an attempt under way, can assume roles."""
+    release, inside = threading.Event(), threading.Event()
+    held = cache.get(key_for(role_arn=OTHER_ROLE))
+
+    def hold() -> None:
+        with cache._lock:
+            inside.set()
+            release.wait(10)
+
+    sts.during = lambda: release.wait(10) and None
+    leader = threading.Thread(target=cache.get, args=(KEY,))
+    leader.start()
+    while sts.calls < 2:
+        time.sleep(0.001)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(5)
+
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - the child is not measured
+        try:
+            sts.during = lambda: None
+            cache.after_fork()
+            os._exit(0 if cache.get(KEY) and cache.get(key_for(role_arn=OTHER_ROLE)).token != held.token else 1)
+        finally:
+            os._exit(2)
+    release.set()
+    holder.join()
+    leader.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_fork_keeps_the_parents_credentials(cache: CredentialCache, sts: FakeSTS) -> None:
+    """What the parent had fetched serves the child too, over connections of its own."""
+    held = cache.get(KEY)
+
+    cache.after_fork()
+
+    assert cache.get(KEY) is held
+    assert sts.forgotten == 1
+
+
+# --- Secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_credentials_do_not_print_or_pickle(cache: CredentialCache) -> None:
+    """Neither the credentials object nor the set it hands out shows or pickles a secret."""
+    credentials = AssumedRoleCredentials(cache, KEY)
+    frozen = credentials.get_frozen_credentials()
+
+    for secret in (credentials, frozen):
+        assert "secret-1" not in repr(secret)
+        assert "token-1" not in repr(secret)
+        assert "ASIA1" not in str(secret)
+        with pytest.raises(TypeError, match="do not pickle"):
+            pickle.dumps(secret)
+
+
+def test_credentials_have_botocores_attributes(cache: CredentialCache, sts: FakeSTS) -> None:
+    """The object has what botocore's Credentials has; the account is read off the ARN without a call."""
+    credentials = AssumedRoleCredentials(cache, KEY)
+
+    assert credentials.account_id == "222222222222"
+    assert credentials.method == "assume-role"
+    assert sts.calls == 0
+    assert (credentials.access_key, credentials.secret_key, credentials.token) == ("ASIA1", "secret-1", "token-1")
+    assert repr(credentials) == f"AssumedRoleCredentials({ROLE!r})"
+    assert sts.calls == 1
+
+
+def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS) -> None:
+    """After a prefetch the first signature finds credentials."""
+    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials.prefetch()
+
+    assert credentials.token == "token-1"
+    assert sts.calls == 1
+
+
+@pytest.mark.parametrize("failure", [outage(), refusal()], ids=["outage", "refusal"])
+def test_a_failed_prefetch_poisons_nothing(cache: CredentialCache, sts: FakeSTS, failure: Exception) -> None:
+    """A failure ahead of time is not remembered: the first event makes an attempt of its own."""
+    credentials = AssumedRoleCredentials(cache, KEY)
+    sts.failure = failure
+    with pytest.raises(type(failure)):
+        credentials.prefetch()
+    sts.failure = None
+
+    assert credentials.token == "token-2"
+
+
+def test_those_who_wait_for_a_failing_prefetch_try_again(cache: CredentialCache, sts: FakeSTS) -> None:
+    """A first event that waits for a prefetch which then fails does not fail with it."""
+    credentials = AssumedRoleCredentials(cache, KEY)
+    event_waits = threading.Event()
+
+    def fail_once() -> None:
+        sts.failure = outage() if sts.calls == 1 else None
+        if sts.calls == 1:
+            event_waits.wait(5)
+
+    sts.during = fail_once
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.submit(credentials.prefetch)
+        while not sts.calls:
+            time.sleep(0.001)
+        event = pool.submit(credentials.get_frozen_credentials)
+        time.sleep(0.05)
+        event_waits.set()
+
+        assert isinstance(ahead.exception(5), STSUnavailableError)
+        assert event.result(5).token == "token-2"
+
+
+def test_expiry_is_kept_by_a_timed_cache(cache: CredentialCache) -> None:
+    """The entries live in a cachetools cache that knows their expiry."""
+    cache.get(KEY)
+
+    assert isinstance(cache._held, TLRUCache)
+
+
+def test_log_messages_hold_no_secret(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning on a failed renewal names the role and the error, and no credential."""
+    caplog.set_level(logging.DEBUG)
+    cache.get(KEY)
+    clock.advance(HOUR - 600)
+    sts.failure = outage()
+    cache.get(KEY)
+
+    assert "secret-1" not in caplog.text
+    assert "token-1" not in caplog.text

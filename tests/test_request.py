@@ -1,0 +1,357 @@
+"""The request: what is refused before the network, and when two requests are one."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.session import get_session
+from botocore.validate import ParamValidator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xacct_lambda._request import assume_role_request, default_role_session_name, role_arn_parts
+from xacct_lambda.exceptions import ConfigurationError
+
+ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}]}
+STS_MODEL = get_session().get_service_model("sts").operation_model("AssumeRole")
+
+names = st.text("abcXYZ019_+=,.@-", min_size=2, max_size=12)
+tag_texts = st.text("abc éß漢019_.:/=+-@", min_size=1, max_size=8).filter(lambda text: not text.lower().startswith("aws:"))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "role_session_name": names,
+        "external_id": names,
+        "source_identity": names,
+        "duration_seconds": st.integers(900, 43200),
+        "policy": st.dictionaries(st.text(max_size=5), json_values, min_size=1, max_size=3),
+        "policy_arns": st.lists(names.map(lambda name: f"arn:aws:iam::aws:policy/{name}"), max_size=3),
+        "tags": st.dictionaries(tag_texts, tag_texts, max_size=3).filter(
+            lambda tags: len({key.lower() for key in tags}) == len(tags)
+        ),
+        "extra": st.dictionaries(st.sampled_from(["ProvidedContexts", "Novelty"]), json_values, max_size=2),
+    },
+)
+
+
+def shuffled(draw: Any, value: Any) -> Any:
+    """Return the same value in another spelling: mappings and sets of another order, tuples for lists."""
+    if isinstance(value, dict):
+        return {key: shuffled(draw, value[key]) for key in draw(st.permutations(list(value)))}
+    if isinstance(value, list):
+        return [shuffled(draw, item) for item in value]
+    return value
+
+
+@given(st.data(), options)
+def test_spelling_does_not_matter(data: st.DataObject, arguments: dict[str, Any]) -> None:
+    """Tags and policy ARNs in another order, and a policy's JSON in another spelling, are the same request."""
+    other = dict(arguments)
+    if "policy" in other:
+        other["policy"] = json.dumps(shuffled(data.draw, other["policy"]), indent=data.draw(st.sampled_from([None, 2])))
+    if "policy_arns" in other:
+        other["policy_arns"] = tuple(data.draw(st.permutations(other["policy_arns"])))
+    for name in {"tags", "extra"} & other.keys():
+        other[name] = shuffled(data.draw, other[name])
+
+    request, same = assume_role_request(ROLE, **arguments), assume_role_request(ROLE, **other)
+
+    assert request == same
+    assert hash(request) == hash(same)
+
+
+@given(options, options)
+def test_requests_are_equal_exactly_when_sts_sees_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two requests are one cache entry if and only if the parameters sent to STS are the same."""
+    request, another = assume_role_request(ROLE, **one), assume_role_request(ROLE, **other)
+
+    assert (request == another) == (canonical(request.parameters()) == canonical(another.parameters()))
+
+
+@given(st.data(), options)
+def test_any_change_of_authority_is_another_request(data: st.DataObject, arguments: dict[str, Any]) -> None:
+    """A change of any one parameter, the role and the session name included, is another request."""
+    request = assume_role_request(ROLE, **arguments)
+    changes: dict[str, Any] = {
+        "role_arn": "arn:aws:iam::333333333333:role/role-on-source-account",
+        "role_session_name": "somebody-else",
+        "external_id": "another-customer",
+        "source_identity": "someone",
+        "duration_seconds": 901 if arguments.get("duration_seconds") != 901 else 902,
+        "policy": {"Statement": []},
+        "policy_arns": ["arn:aws:iam::aws:policy/another-policy"],
+        "tags": {"tenant": "another"},
+        "extra": {"AnotherParameter": True},
+    }
+    name = data.draw(st.sampled_from(list(changes)))
+
+    assert assume_role_request(**{"role_arn": ROLE, **arguments, name: changes[name]}) != request
+
+
+def test_true_is_not_one() -> None:
+    """Values that Python takes for equal and JSON does not are different parameters."""
+    assert assume_role_request(ROLE, extra={"Novelty": True}) != assume_role_request(ROLE, extra={"Novelty": 1})
+
+
+@given(options.map(lambda arguments: {name: value for name, value in arguments.items() if name != "extra"}))
+def test_botocore_accepts_every_valid_request(arguments: dict[str, Any]) -> None:
+    """What this library takes for valid, botocore's own validation of AssumeRole takes too."""
+    parameters = assume_role_request(ROLE, **arguments).parameters()
+
+    assert not ParamValidator().validate(parameters, STS_MODEL.input_shape).has_errors()
+
+
+def test_parameters_of_a_full_request() -> None:
+    """Every argument reaches STS under its AWS name."""
+    request = assume_role_request(
+        ROLE,
+        role_session_name="orders",
+        external_id="abc:123",
+        source_identity="alice",
+        duration_seconds=timedelta(minutes=15),
+        policy=POLICY,
+        policy_arns=["arn:aws:iam::aws:policy/ReadOnlyAccess"],
+        tags={"tenant": "a", "cost": "1"},
+        transitive_tag_keys=["tenant"],
+        extra={"ProvidedContexts": [{"ProviderArn": "arn:aws:iam::aws:contextProvider/IdentityCenter"}]},
+    )
+
+    assert request.parameters() == {
+        "RoleArn": ROLE,
+        "RoleSessionName": "orders",
+        "ExternalId": "abc:123",
+        "SourceIdentity": "alice",
+        "DurationSeconds": 900,
+        "Policy": json.dumps(POLICY, sort_keys=True, separators=(",", ":")),
+        "PolicyArns": [{"arn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}],
+        "Tags": [{"Key": "cost", "Value": "1"}, {"Key": "tenant", "Value": "a"}],
+        "TransitiveTagKeys": ["tenant"],
+        "ProvidedContexts": [{"ProviderArn": "arn:aws:iam::aws:contextProvider/IdentityCenter"}],
+    }
+
+
+def test_what_is_not_set_is_not_sent() -> None:
+    """A plain request sends the role, the session's name and the duration, and nothing else."""
+    assert assume_role_request(ROLE, role_session_name="orders").parameters() == {
+        "RoleArn": ROLE,
+        "RoleSessionName": "orders",
+        "DurationSeconds": 3600,
+    }
+
+
+def test_assumed_role_arn_has_no_path() -> None:
+    """STS names the session by the role's name, without its path, in the role's partition."""
+    request = assume_role_request("arn:aws-cn:iam::222222222222:role/a/b/Reader", role_session_name="orders")
+
+    assert request.assumed_role_arn == "arn:aws-cn:sts::222222222222:assumed-role/Reader/orders"
+    assert request.account_id == "222222222222"
+
+
+def test_repr_holds_neither_external_id_nor_extra() -> None:
+    """A request prints without its external ID, and without extra parameters, which may be secret."""
+    request = assume_role_request(ROLE, external_id="very-secret", extra={"Novelty": "also-secret"})
+
+    assert "secret" not in repr(request)
+
+
+@pytest.mark.parametrize(
+    ("function_name", "session_name"),
+    [
+        (None, "xacct-lambda"),
+        ("", "xacct-lambda"),
+        ("orders-fn", "orders-fn"),
+        ("f", "f-"),
+        ("a" * 140, "a" * 64),
+        ("orders fn:é", "orders-fn--"),
+    ],
+)
+def test_default_session_name(monkeypatch: pytest.MonkeyPatch, function_name: str | None, session_name: str) -> None:
+    """The session is named after the Lambda function, in STS's alphabet and length; xacct-lambda elsewhere."""
+    if function_name is not None:
+        monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", function_name)
+
+    assert default_role_session_name() == session_name
+    assert assume_role_request(ROLE).role_session_name == session_name
+
+
+@pytest.mark.parametrize(
+    "role_arn",
+    [
+        "arn:aws:iam::222222222222:role/Reader",
+        "arn:aws:iam::222222222222:role/teams/orders/Reader",
+        "arn:aws-cn:iam::222222222222:role/Reader",
+        "arn:aws-us-gov:iam::222222222222:role/R_+=,.@-1",
+        "arn:aws-iso-b:iam::222222222222:role/a:b/Reader",
+    ],
+)
+def test_role_arns_of_all_partitions_and_paths(role_arn: str) -> None:
+    """Partition and path of the role are kept as they are."""
+    assert assume_role_request(role_arn).role_arn == role_arn
+
+
+@pytest.mark.parametrize(
+    "role_arn",
+    [
+        "",
+        "Reader",
+        None,
+        17,
+        "arn:aws:iam::222222222222:role/",
+        "arn:aws:iam::22222222222:role/Reader",
+        "arn:aws:iam::２２２２２２２２２２２２:role/Reader",  # noqa: RUF001 - full-width digits are the point
+        "arn:aws:iam::222222222222:user/Reader",
+        "arn:aws:iam::222222222222:role/Reader\n",
+        "arn:aws:iam::222222222222:role/Rea der",
+        "arn:aws:iam::222222222222:role//Reader",
+        "arn:aws:iam::222222222222:role/é/Reader",
+        "arn:aws:lambda:eu-west-1:222222222222:function:Reader",
+        "arn:evil:iam::222222222222:role/Reader",
+        "arn:aws:iam::222222222222:role/" + "a" * 65,
+        "arn:aws:iam::222222222222:role/" + "a/" * 1100 + "Reader",
+    ],
+)
+def test_what_is_not_a_role_arn_is_refused(role_arn: Any) -> None:
+    """Anything but the ARN of a role is refused, by name."""
+    with pytest.raises(ConfigurationError, match="is not the ARN of a role") as caught:
+        assume_role_request(role_arn)
+
+    assert caught.value.argument == "role_arn"
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("role_arn", "advice"),
+    [
+        ("arn:aws:sts::222222222222:assumed-role/Reader/me", "arn:aws:iam::222222222222:role/[PATH/]Reader"),
+        ("arn:aws:iam:::role/Reader", "account is missing"),
+        ("arn:aws:iam::222222222222:role/teams/*", "Name one role"),
+        ("arn:aws:iam::222222222222:role/*/Reader", "Name one role"),
+        ("arn:aws:iam::222222222222:role/team?/Reader", "Name one role"),
+    ],
+)
+def test_usual_mistakes_in_role_arns_are_explained(role_arn: str, advice: str) -> None:
+    """The usual slips (a session's ARN, no account, a pattern) are told apart."""
+    with pytest.raises(ConfigurationError) as caught:
+        role_arn_parts(role_arn)
+
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("role_session_name", "x"),
+        ("role_session_name", "x" * 65),
+        ("role_session_name", "with space"),
+        ("role_session_name", "naïve"),
+        ("role_session_name", "line\n"),
+        ("role_session_name", 12),
+        ("source_identity", "x"),
+        ("source_identity", "aws:someone"),
+        ("duration_seconds", 899),
+        ("duration_seconds", 43201),
+        ("duration_seconds", True),
+        ("duration_seconds", 3600.0),
+        ("duration_seconds", "3600"),
+        ("duration_seconds", timedelta(seconds=900.5)),
+        ("duration_seconds", timedelta(days=1)),
+        ("policy", "not json"),
+        ("policy", "[]"),
+        ("policy", "{}"),
+        ("policy", {}),
+        ("policy", '{"a": NaN}'),
+        ("policy", '{"Statement": [], "Statement": []}'),
+        ("policy", {1: "a", "1": "b"}),
+        ("policy", {"a": object()}),
+        ("policy", {"Statement": "x" * 2100}),
+        ("policy_arns", "arn:aws:iam::aws:policy/ReadOnlyAccess"),
+        ("policy_arns", ["ReadOnlyAccess"]),
+        ("policy_arns", [1]),
+        ("policy_arns", 1),
+        ("policy_arns", [f"arn:aws:iam::aws:policy/P{number}" for number in range(11)]),
+        ("tags", ["tenant"]),
+        ("tags", {"": "a"}),
+        ("tags", {"k" * 129: "a"}),
+        ("tags", {"tenant": "v" * 257}),
+        ("tags", {"tenant": "a;b"}),
+        ("tags", {"tenant": 1}),
+        ("tags", {1: "a"}),
+        ("tags", {"aws:tenant": "a"}),
+        ("tags", {"Tenant": "a", "tenant": "b"}),
+        ("tags", {f"key{number}": "" for number in range(51)}),
+        ("transitive_tag_keys", ["tenant"]),
+        ("extra", [1]),
+        ("extra", {"lower": 1}),
+        ("extra", {1: 1}),
+        ("extra", {"RoleArn": ROLE}),
+        ("extra", {"ExternalId": "x"}),
+        ("extra", {"Novelty": object()}),
+    ],
+)
+def test_values_that_sts_would_refuse(argument: str, value: Any) -> None:
+    """What breaks a rule of STS is refused before any network call, and the message names the argument."""
+    with pytest.raises(ConfigurationError) as caught:
+        assume_role_request(ROLE, **{argument: value})
+
+    assert caught.value.argument == argument
+    assert str(caught.value).startswith(f"{argument}: ")
+
+
+@pytest.mark.parametrize("external_id", ["x", "x" * 1225, "hush hush", "hush#", "hush\n", 12])
+def test_a_bad_external_id_is_not_repeated(external_id: Any) -> None:
+    """The message on a bad external ID does not hold it."""
+    with pytest.raises(ConfigurationError) as caught:
+        assume_role_request(ROLE, external_id=external_id)
+
+    assert str(caught.value) == "external_id: refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-"
+
+
+@pytest.mark.parametrize("name", ["SerialNumber", "TokenCode"])
+def test_mfa_is_refused_with_the_reason(name: str) -> None:
+    """MFA has no place in a function, and the message says so."""
+    with pytest.raises(ConfigurationError, match="nobody types a code into a function"):
+        assume_role_request(ROLE, extra={name: "123456"})
+
+
+def test_policy_and_policy_arns_share_one_limit() -> None:
+    """The session policy and the managed policies' ARNs together may have 2048 characters."""
+    arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+    room = 2048 - len(arn) - len('{"Statement":""}')
+
+    assume_role_request(ROLE, policy={"Statement": "x" * room}, policy_arns=[arn])
+    with pytest.raises(ConfigurationError, match="together exceed the 2048 characters"):
+        assume_role_request(ROLE, policy={"Statement": "x" * (room + 1)}, policy_arns=[arn])
+
+
+def test_limits_themselves_are_allowed() -> None:
+    """The limits of STS are inclusive: 50 tags, 128 and 256 characters, 10 policies, 900 and 43200 seconds."""
+    tags = {f"key{number:125}".replace(" ", "x"): "v" * 256 for number in range(50)}
+    arns = [f"arn:aws:iam::aws:policy/P{number}" for number in range(10)]
+
+    for seconds in (900, 43200):
+        assume_role_request(ROLE, tags=tags, transitive_tag_keys=tags, policy_arns=arns, duration_seconds=seconds)
+    assert assume_role_request(ROLE, external_id="x" * 1224, role_session_name="x" * 64).external_id == "x" * 1224
+
+
+def test_mappings_need_not_be_dictionaries() -> None:
+    """A policy and tags may be any mapping, nested ones included."""
+    from types import MappingProxyType  # noqa: PLC0415 - of interest here alone
+
+    nested = MappingProxyType({"Statement": [MappingProxyType(POLICY["Statement"][0])], "Version": "2012-10-17"})  # type: ignore[arg-type, index]
+
+    assert assume_role_request(ROLE, policy=nested, tags=MappingProxyType({"a": "b"})) == assume_role_request(
+        ROLE, policy=POLICY, tags={"a": "b"}
+    )
+
+
+def canonical(parameters: dict[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True)

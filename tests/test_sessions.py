@@ -1,0 +1,495 @@
+"""Sessions: which are shared, what they share, and what acts as whom."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import pickle
+import sys
+import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import NoAuthTokenError
+from conftest import OTHER_ROLE, ROLE, FakeSTS
+
+from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
+from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._sessions import SessionCache
+from xacct_lambda.exceptions import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def _fake_sts(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts)))
+
+
+def token_of(session: boto3.Session) -> str:
+    credentials = session.get_credentials()
+    assert credentials is not None
+    return str(credentials.get_frozen_credentials().token)
+
+
+# --- The same and not the same ----------------------------------------------------------------------------------------
+
+
+def test_the_same_arguments_give_the_same_session() -> None:
+    """Equal arguments return one session object, in whatever form they are written."""
+    session = assumed_session(ROLE, tags={"a": "b", "c": "d"}, duration_seconds=900)
+
+    assert assumed_session(ROLE, tags={"c": "d", "a": "b"}, duration_seconds=timedelta(minutes=15)) is session
+    assert isinstance(session, boto3.Session)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"external_id": "other"},
+        {"role_session_name": "other"},
+        {"source_identity": "other"},
+        {"duration_seconds": 900},
+        {"policy": '{"Statement": []}'},
+        {"policy_arns": ["arn:aws:iam::aws:policy/ReadOnlyAccess"]},
+        {"tags": {"tenant": "other"}},
+        {"tags": {"tenant": "a"}, "transitive_tag_keys": ["tenant"]},
+        {"extra": {"Novelty": 1}},
+        {"source_session": boto3.Session()},
+    ],
+    ids=lambda arguments: "+".join(arguments),
+)
+def test_whatever_changes_authority_is_another_session(sts: FakeSTS, arguments: dict[str, Any]) -> None:
+    """No session and no credentials are shared across anything that STS sees, nor across two callers."""
+    one, other = assumed_session(ROLE, tags={"tenant": "a"}), assumed_session(ROLE, **{"tags": {"tenant": "a"}, **arguments})
+
+    assert one is not other
+    assert token_of(one) != token_of(other)
+    assert sts.calls == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"region_name": "us-east-1"}, {"min_ttl_seconds": 600}, {"sts_config": Config(read_timeout=1)}],
+    ids=lambda arguments: "+".join(arguments),
+)
+def test_what_does_not_change_authority_shares_credentials(sts: FakeSTS, arguments: dict[str, Any]) -> None:
+    """Sessions that differ in Region, needed lifetime or STS options are two, with one AssumeRole call for both."""
+    one, other = assumed_session(ROLE), assumed_session(ROLE, **arguments)
+
+    assert one is not other
+    assert token_of(one) == token_of(other)
+    assert sts.calls == 1
+
+
+def test_equal_sts_options_give_the_same_session() -> None:
+    """A configuration is compared by its options: one made anew for each event costs no session each."""
+    assert assumed_session(ROLE, sts_config=Config(read_timeout=1)) is assumed_session(ROLE, sts_config=Config(read_timeout=1))
+
+
+def test_the_default_session_is_boto3s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a source session, boto3's default session calls STS; when it is replaced, the caller is another."""
+    first = assumed_session(ROLE)
+    assert boto3.DEFAULT_SESSION is not None
+    assert assumed_session(ROLE, source_session=boto3.DEFAULT_SESSION) is first
+
+    boto3.setup_default_session()
+    assert assumed_session(ROLE) is not first
+
+
+def test_one_default_session_however_many_threads() -> None:
+    """Threads that arrive together make one default session, and get one session."""
+    start = threading.Barrier(8)
+
+    def make(_: int) -> boto3.Session:
+        start.wait()
+        return assumed_session(ROLE)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(make, range(8)))) == 1
+
+
+# --- Arguments of the session -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("region_name", "not a region"),
+        ("region_name", 1),
+        ("source_session", "default"),
+        ("sts_config", {"read_timeout": 1}),
+        ("min_ttl_seconds", -1),
+        ("min_ttl_seconds", 3541),
+        ("min_ttl_seconds", True),
+        ("min_ttl_seconds", "600"),
+        ("min_ttl_seconds", float("nan")),
+        ("min_ttl_seconds", timedelta(hours=1)),
+        ("role_arn", "Reader"),
+    ],
+)
+def test_bad_arguments_are_named(argument: str, value: Any) -> None:
+    """An argument that breaks a rule is named before anything is made or cached."""
+    with pytest.raises(ConfigurationError) as caught:
+        assumed_session(**{"role_arn": ROLE, argument: value})
+
+    assert caught.value.argument == argument
+    assert cache_info().sessions == 0
+
+
+def test_role_chaining_lives_an_hour_at_most() -> None:
+    """More than 3600 seconds from an assumed session is refused at the call, since STS refuses it always."""
+    first = assumed_session(ROLE, duration_seconds=7200)
+
+    assumed_session(OTHER_ROLE, source_session=first, duration_seconds=3600)
+    with pytest.raises(ConfigurationError, match="role chaining allows 3600") as caught:
+        assumed_session(OTHER_ROLE, source_session=first, duration_seconds=3601)
+    assert caught.value.argument == "duration_seconds"
+
+
+def test_min_ttl_reaches_the_credentials(sts: FakeSTS) -> None:
+    """``min_ttl_seconds`` makes a session renew what would live for less, to the limits of the range."""
+    assert token_of(assumed_session(ROLE, min_ttl_seconds=timedelta(seconds=3540)))
+    sts.lifetime = 50
+    cache_clear()
+
+    with pytest.raises(Exception, match="less than the 60 s needed"):
+        token_of(assumed_session(ROLE, min_ttl_seconds=timedelta(minutes=1)))
+
+
+def test_the_region_of_a_session() -> None:
+    """A session has its source's Region unless it is given one."""
+    assert assumed_session(ROLE).region_name == "eu-west-1"
+    assert assumed_session(ROLE, source_session=boto3.Session(region_name="us-west-2")).region_name == "us-west-2"
+    assert assumed_session(ROLE, region_name="ap-south-1").client("sqs").meta.region_name == "ap-south-1"
+
+
+def test_nothing_is_sent_before_it_is_needed(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a session and a client needs no credentials and calls nobody."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    assumed_session(ROLE).client("s3")
+
+    assert sts.calls == 0
+
+
+def test_the_profile_of_the_source_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the source session's profile hold for its assumed sessions too."""
+    with open(os.environ["AWS_CONFIG_FILE"], "w") as config:  # noqa: PTH123 - a fixture's file
+        config.write("[profile orders]\nregion = sa-east-1\nmax_attempts = 7\nretry_mode = standard\n")
+    session = assumed_session(ROLE, source_session=boto3.Session(profile_name="orders"))
+
+    assert session.profile_name == "orders"
+    assert session.client("sqs").meta.config.retries["total_max_attempts"] == 7
+
+
+# --- Clients and resources --------------------------------------------------------------------------------------------
+
+
+def test_the_same_arguments_give_the_same_client() -> None:
+    """A client is made once, whether its arguments are given by position or by name, or spelled out as defaults."""
+    session = assumed_session(ROLE)
+    client = session.client("sqs", "us-east-1")
+
+    assert session.client(service_name="sqs", region_name="us-east-1") is client
+    assert session.client("sqs", "us-east-1", None, True, config=None) is client  # noqa: FBT003 - boto3's own parameter
+    assert cache_info().clients == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"region_name": "us-east-1"},
+        {"endpoint_url": "http://localhost"},
+        {"verify": False},
+        {"use_ssl": False},
+        {"config": Config(read_timeout=1)},
+    ],
+    ids=lambda arguments: "+".join(arguments),
+)
+def test_other_arguments_give_another_client(arguments: dict[str, Any]) -> None:
+    """A client for another Region, endpoint or configuration is another client; equal ones are the same."""
+    session = assumed_session(ROLE)
+
+    assert session.client("sqs", **arguments) is not session.client("sqs")
+    assert session.client("sqs", **arguments) is session.client("sqs", **copy.deepcopy(arguments))
+
+
+def test_a_client_with_keys_of_its_own_is_not_kept() -> None:
+    """Keys passed to ``client`` are neither kept nor compared: such a client is made each time."""
+    session = assumed_session(ROLE)
+    keys = {"aws_access_key_id": "AKIAOWN", "aws_secret_access_key": "own"}
+
+    client = session.client("sqs", **keys)
+
+    assert session.client("sqs", **keys) is not client
+    assert cache_info().clients == 0
+
+
+def test_one_client_however_many_threads() -> None:
+    """Threads that ask for one client at one time get one client."""
+    session = assumed_session(ROLE)
+    start = threading.Barrier(8)
+
+    def make(_: int) -> Any:
+        start.wait()
+        return session.client("sqs")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(make, range(8)))) == 1
+
+
+def test_a_resource_is_new_each_time() -> None:
+    """Resources are not thread-safe: each is new, with a client of its own beneath it."""
+    session = assumed_session(ROLE)
+    one, other = session.resource("s3"), session.resource("s3")
+
+    assert one is not other
+    assert one.meta.client is not other.meta.client
+    assert session.client("s3") is session.client("s3")
+    assert cache_info().clients == 1
+
+
+def test_sessions_neither_print_nor_pickle_secrets() -> None:
+    """A session shows its role and Region, and refuses to be pickled."""
+    session = assumed_session(ROLE)
+    token_of(session)
+
+    assert repr(session) == f"AssumedSession(AssumedRoleCredentials({ROLE!r}), region_name='eu-west-1')"
+    with pytest.raises(TypeError, match="sessions do not pickle"):
+        pickle.dumps(session)
+
+
+def test_a_callers_bearer_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bearer token in the environment is the caller's: no client of an assumed session sends it."""
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "callers-bearer-token")
+    client = assumed_session(ROLE).client("bedrock", endpoint_url="http://127.0.0.1:9", config=Config(retries={"total_max_attempts": 1}))
+    sent: list[str] = []
+    client.meta.events.register("before-send", lambda request, **_: sent.append(str(request.headers)))
+
+    with pytest.raises((NoAuthTokenError, Exception)):
+        client.list_foundation_models()
+
+    assert "callers-bearer-token" not in "".join(sent)
+
+
+# --- What sessions share ----------------------------------------------------------------------------------------------
+
+
+def test_sessions_share_the_loader_of_their_source() -> None:
+    """Service models are loaded once for the source session and all its assumed sessions."""
+    source = boto3.Session()
+    sessions = [assumed_session(role_arn, source_session=source) for role_arn in (ROLE, OTHER_ROLE)]
+
+    assert {id(session._loader) for session in sessions} == {id(source._loader)}
+
+
+def test_a_shared_loader_does_not_grow() -> None:
+    """However many sessions there are, the shared loader searches the same paths."""
+    source = boto3.Session()
+    paths = list(source._loader.search_paths)
+
+    for number in range(5):
+        assumed_session(f"{ROLE}-{number}", source_session=source).resource("s3")
+
+    assert source._loader.search_paths == paths
+
+
+def test_hooks_of_the_source_session_work_on_assumed_sessions() -> None:
+    """A user's own hook on the source session also sees the requests of the sessions assumed from it."""
+    source = boto3.Session()
+    seen: list[str] = []
+    source.events.register("provide-client-params.sqs", lambda event_name, **_: seen.append(event_name))
+    client = assumed_session(ROLE, source_session=source).client("sqs", endpoint_url="http://127.0.0.1:9", config=Config(retries={"total_max_attempts": 1}))
+
+    with pytest.raises(Exception, match="connect"):
+        client.list_queues()
+
+    assert seen == ["provide-client-params.sqs.ListQueues"]
+
+
+def test_hooks_of_one_assumed_session_are_its_own() -> None:
+    """A hook registered on one assumed session does not run for another, nor for the source."""
+    source = boto3.Session()
+    seen: list[str] = []
+    one, other = (assumed_session(role_arn, source_session=source) for role_arn in (ROLE, OTHER_ROLE))
+    one.events.register("creating-client-class.sqs", lambda event_name, **_: seen.append(event_name))
+
+    other.client("sqs")
+    source.client("sqs")
+    assert seen == []
+    one.client("sqs")
+    assert len(seen) == 1
+
+
+def test_boto3_still_has_what_sessions_are_built_on() -> None:
+    """The private parts of boto3.Session that are overridden or read are where they were."""
+    assert callable(boto3.Session._setup_loader)
+    assert callable(boto3.Session._register_default_handlers)
+    assert boto3.Session()._loader is boto3.Session()._session.get_component("data_loader") or boto3.Session()._loader
+    client = assumed_session(ROLE).client("s3")
+    assert callable(client.upload_file), "boto3's S3 customisations came with the source's hooks"
+    assert callable(assumed_session(ROLE).resource("dynamodb").Table("t").batch_writer)
+
+
+# --- Bounds and forgetting --------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_sessions_and_clients_are_bounded() -> None:
+    """Beyond the bounds, what has gone unused the longest makes room."""
+    cache_resize(max_sessions=2, max_clients=1)
+    first = assumed_session(ROLE)
+    client = first.client("sqs")
+    for number in range(2):
+        assumed_session(f"{ROLE}-{number}")
+
+    assert cache_info().sessions == 2
+    assert assumed_session(ROLE) is not first
+    first.client("sns")
+    assert first.client("sqs") is not client
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, None])
+@pytest.mark.parametrize("bound", ["max_roles", "max_sessions", "max_clients"])
+def test_bounds_are_whole_numbers(bound: str, value: Any) -> None:
+    """A bound below one, or not a whole number, is refused and changes nothing."""
+    state = _sessions.state
+
+    with pytest.raises(ConfigurationError) as caught:
+        cache_resize(**{bound: value})
+
+    assert caught.value.argument == bound
+    assert _sessions.state is state
+
+
+def test_the_number_of_roles_is_settable() -> None:
+    """``max_roles`` reaches the credential cache."""
+    cache_resize(max_roles=3)
+
+    assert _sessions.state.credentials._max_roles == 3
+
+
+def test_clearing_forgets_all(sts: FakeSTS) -> None:
+    """After ``cache_clear`` the same arguments give another session; a client still in use fetches anew."""
+    session = assumed_session(ROLE)
+    client = session.client("sqs")
+    token_of(session)
+
+    cache_clear()
+
+    assert cache_info()[4:] == (0, 0, 0)
+    assert assumed_session(ROLE) is not session
+    assert client is session.client("sqs")
+    assert token_of(session) == "token-2"
+
+
+def test_info_counts_sessions_and_clients(sts: FakeSTS) -> None:
+    """``cache_info`` tells signatures, calls, failures and what is held."""
+    session = assumed_session(ROLE)
+    session.client("sqs")
+    session.client("sns")
+    assumed_session(OTHER_ROLE)
+    token_of(session)
+    token_of(session)
+
+    info = cache_info()
+
+    assert info == (1, 1, 1, 0, 1, 2, 2)
+    assert info._fields == ("hits", "misses", "sts_calls", "failures", "roles", "sessions", "clients")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_fork_is_noticed_by_itself(sts: FakeSTS) -> None:
+    """In a forked child sessions and clients are made anew, though a thread of the parent was making some."""
+    session = assumed_session(ROLE)
+    token_of(session)
+    inside, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _sessions.state.building:
+            inside.set()
+            release.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(5)
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - the child is not measured
+        try:
+            fresh = assumed_session(ROLE)
+            fresh.client("sqs")
+            os._exit(0 if fresh is not session and token_of(fresh) == "token-1" else 1)
+        finally:
+            os._exit(2)
+    release.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+# --- SnapStart --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snapshot_hooks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stand in for the runtime's module; the hooks that are registered with it."""
+    hooks: list[Any] = []
+    module = types.ModuleType("snapshot_restore_py")
+    module.register_before_snapshot = lambda hook: hooks.append(hook) or hook  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", module)
+    return hooks
+
+
+@pytest.fixture
+def reload_sessions() -> Any:
+    """Load the module once more under its own name, and put the first one back afterwards."""
+    first = sys.modules["xacct_lambda._sessions"]
+
+    def reload() -> Any:
+        del sys.modules["xacct_lambda._sessions"]
+        return importlib.import_module("xacct_lambda._sessions")
+
+    yield reload
+    sys.modules["xacct_lambda._sessions"] = first
+    sys.modules["xacct_lambda"]._sessions = first  # type: ignore[attr-defined]
+
+
+def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_sessions: Any, sts: FakeSTS) -> None:
+    """Before a SnapStart snapshot all credentials are dropped; sessions and clients survive it."""
+    module = reload_sessions()
+    module.state = SessionCache(CredentialCache(sts))
+    session = module.assumed_session(ROLE)
+    client = session.client("sqs")
+    token_of(session)
+
+    (hook,) = snapshot_hooks
+    hook()
+
+    assert module.cache_info().roles == 0
+    assert sts.forgotten == 1
+    assert module.assumed_session(ROLE).client("sqs") is client
+    assert token_of(session) == "token-2"
+
+
+def test_the_snapshot_hook_is_registered_once(snapshot_hooks: list[Any], reload_sessions: Any, sts: FakeSTS) -> None:
+    """However often the module is loaded, the runtime has one hook, and it empties the state that is there then."""
+    reload_sessions()
+    module = reload_sessions()
+    module.state = SessionCache(CredentialCache(sts))
+
+    (hook,) = snapshot_hooks
+    hook()
+
+    assert sts.forgotten == 1
+
+
+def test_without_the_runtimes_module_there_is_no_hook(monkeypatch: pytest.MonkeyPatch, reload_sessions: Any) -> None:
+    """Outside runtimes with SnapStart the library loads as well."""
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
+
+    assert reload_sessions().cache_info().sessions == 0

@@ -1,0 +1,480 @@
+"""The one AssumeRole call, against an STS on loopback that answers as scripted."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import pickle
+import socket
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from conftest import OTHER_ROLE, ROLE
+from scripted_sts import (
+    SERVER_FAULT,
+    THROTTLE,
+    ScriptedSTS,
+    Stopwatch,
+    drop,
+    garble,
+    hang,
+    issue,
+    refuse,
+    scripted_sts,
+    slowly,
+)
+
+from xacct_lambda import assumed_session, cache_info
+from xacct_lambda._request import assume_role_request
+from xacct_lambda._sts import STS, frozen_config, invocation, seconds_left
+from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
+
+REFUSAL = (
+    "User: arn:aws:sts::111111111111:assumed-role/orders-fn/orders-fn is not authorized to perform: "
+    f"sts:AssumeRole on resource: {ROLE}"
+)
+REQUEST = assume_role_request(ROLE)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
+    with scripted_sts() as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", running.url)
+        yield running
+
+
+@pytest.fixture
+def sts() -> Iterator[STS]:
+    sts = STS(sleep=lambda _seconds: None)
+    yield sts
+    gc.collect()
+
+
+@pytest.fixture
+def remaining() -> Iterator[Any]:
+    """Say how many milliseconds the invocation has left."""
+    token = invocation.set(None)
+
+    def set_remaining(milliseconds: int) -> None:
+        invocation.set(type("Context", (), {"get_remaining_time_in_millis": lambda _self: milliseconds})())
+
+    yield set_remaining
+    invocation.reset(token)
+
+
+def assume(sts: STS, config: Config | None = None, **arguments: Any) -> Any:
+    return sts.assume_role(boto3.Session(), assume_role_request(ROLE, **arguments), config)
+
+
+# --- What STS answers -------------------------------------------------------------------------------------------------
+
+
+def test_credentials_of_a_good_answer(server: ScriptedSTS, sts: STS) -> None:
+    """The credentials are STS's, with its instant of expiry and the account of the role."""
+    issued = assume(sts, duration_seconds=900)
+
+    assert issued.frozen.access_key == "ASIA1"
+    assert issued.frozen.secret_key == "issued-secret-key"
+    assert issued.frozen.token == "issued-session-token"
+    assert getattr(issued.frozen, "account_id", "222222222222") == "222222222222"
+    assert server.calls[0]["DurationSeconds"] == "900"
+    assert server.calls[0]["RoleArn"] == ROLE
+
+
+@pytest.mark.parametrize(
+    "trouble", [THROTTLE, SERVER_FAULT, drop, garble("<html>"), slowly(1.2)], ids=["throttle", "5xx", "drop", "garbage", "slow"]
+)
+def test_one_bad_answer_is_forgiven(server: ScriptedSTS, sts: STS, trouble: Any) -> None:
+    """A single throttle, fault, dropped connection or slow answer costs a second try and nothing else."""
+    server.script = [trouble]
+
+    assert assume(sts).frozen.token == "issued-session-token"
+    assert server.count() == sts.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [(THROTTLE, "Throttling"), (SERVER_FAULT, "InternalFailure"), (drop, "ConnectionClosedError"), (garble("<"), "ResponseParserError")],
+)
+def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: str) -> None:
+    """Two bad answers are an STSUnavailableError with the code, the role and the cause; also a ClientError."""
+    server.always = trouble
+
+    with pytest.raises(STSUnavailableError) as caught:
+        assume(sts)
+
+    assert server.count() == 2
+    assert isinstance(caught.value, ClientError)
+    assert caught.value.code == caught.value.response["Error"]["Code"] == code
+    assert caught.value.role_arn == ROLE
+    assert caught.value.operation_name == "AssumeRole"
+    assert caught.value.__cause__ is not None
+
+
+def test_a_refusal_is_not_tried_again(server: ScriptedSTS, sts: STS) -> None:
+    """AccessDenied is an AssumeRoleError after one call, and what the article's ``except ClientError`` caught."""
+    server.always = refuse("AccessDenied", REFUSAL)
+
+    with pytest.raises(AssumeRoleError, match="not authorized") as caught:
+        assume(sts)
+
+    assert server.count() == 1
+    assert isinstance(caught.value, ClientError)
+    assert caught.value.response["Error"]["Code"] == "AccessDenied"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    assert caught.value.role_arn == ROLE
+    assert isinstance(caught.value.__cause__, ClientError)
+
+
+def test_errors_survive_pickling(server: ScriptedSTS, sts: STS) -> None:
+    """An error crosses a process boundary with its message and its evidence."""
+    server.always = refuse("AccessDenied", REFUSAL)
+    with pytest.raises(AssumeRoleError) as caught:
+        assume(sts)
+
+    copy = pickle.loads(pickle.dumps(caught.value))
+
+    assert (str(copy), copy.role_arn, copy.code, copy.response) == (
+        str(caught.value),
+        ROLE,
+        "AccessDenied",
+        caught.value.response,
+    )
+    configuration = pickle.loads(pickle.dumps(ConfigurationError("tags", "too many")))
+    assert (configuration.argument, str(configuration)) == ("tags", "tags: too many")
+
+
+@pytest.mark.parametrize(
+    "assumed_arn",
+    [
+        "arn:aws:sts::222222222222:assumed-role/another-role/xacct-lambda",
+        "arn:aws:sts::333333333333:assumed-role/role-on-source-account/xacct-lambda",
+        "arn:aws-cn:sts::222222222222:assumed-role/role-on-source-account/xacct-lambda",
+        "arn:aws:sts::222222222222:assumed-role/role-on-source-account/somebody",
+    ],
+)
+def test_an_answer_for_another_role_is_not_used(server: ScriptedSTS, assumed_arn: str) -> None:
+    """Where STS names another role, account, partition or session than asked for, nothing is handed out or kept."""
+    server.script = [lambda _handler, call: issue(call, assumed_arn=assumed_arn)]
+    credentials = assumed_session(ROLE).get_credentials()
+
+    with pytest.raises(AssumeRoleError, match="STS answered for") as caught:
+        credentials.get_frozen_credentials()
+
+    assert caught.value.code == "AssumedRoleMismatch"
+    assert cache_info().roles == 0
+
+
+# --- Time -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hung_sts_costs_less_than_three_seconds(server: ScriptedSTS) -> None:
+    """An STS that takes the connection and never answers gives a clear error before Lambda's default time-out."""
+    server.always = hang
+
+    with Stopwatch() as watch, pytest.raises(STSUnavailableError, match="VPC"):
+        assume(STS())
+
+    assert watch.seconds < 2.9
+
+
+def test_a_black_hole_costs_less_than_three_seconds(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
+    """An address that drops packets, as a VPC without a route does, gives a clear error as soon."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        for _ in range(4):  # A full queue of connections drops the next.
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)  # noqa: FBT003 - the socket's own interface
+            filler.connect_ex(listener.getsockname())
+
+        with Stopwatch() as watch, pytest.raises(STSUnavailableError) as caught:
+            assume(sts)
+
+    assert caught.value.code == "ConnectTimeoutError"
+    assert watch.seconds < 2.9
+
+
+def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
+    """A refused connection is an STSUnavailableError that says what a function in a VPC needs."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
+
+    with pytest.raises(STSUnavailableError, match="interface endpoint") as caught:
+        assume(sts)
+
+    assert caught.value.code == "EndpointConnectionError"
+
+
+def test_the_error_comes_within_the_invocation(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
+    """With 0.7 seconds of the invocation left, a hung STS is given up in half a second, after one try."""
+    server.always = hang
+    remaining(700)
+
+    with Stopwatch() as watch, pytest.raises(STSUnavailableError):
+        assume(sts)
+
+    assert watch.seconds < 0.7
+    assert server.count() == 1
+
+
+def test_little_time_allows_one_full_try(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
+    """With two seconds left there is time for one try and not for a second."""
+    server.always = THROTTLE
+    remaining(2000)
+
+    with pytest.raises(STSUnavailableError):
+        assume(sts)
+
+    assert server.count() == 1
+
+
+def test_enough_time_allows_two_tries(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
+    """Lambda's default time-out of three seconds leaves time for both tries."""
+    server.script = [THROTTLE]
+    remaining(2990)
+
+    assert assume(sts)
+    assert server.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (None, None),
+        (object(), None),
+        (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 1250})(), 1.0),
+        (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 100})(), 0.05),
+    ],
+)
+def test_seconds_left(context: Any, expected: float | None) -> None:
+    """The invocation's time is read off its context, less a reserve; where there is none, nothing is known."""
+    token = invocation.set(context)
+    try:
+        assert seconds_left() == expected
+        invocation.set(type("DurableContext", (), {"lambda_context": context})())
+        assert seconds_left() == expected
+    finally:
+        invocation.reset(token)
+
+
+# --- The client -------------------------------------------------------------------------------------------------------
+
+
+def test_one_client_for_a_source_session(server: ScriptedSTS, sts: STS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many roles of one source session share one STS client; another configuration has another."""
+    source = boto3.Session()
+    made = []
+    monkeypatch.setattr(source, "client", lambda *args, **kwargs: made.append(1) or boto3.Session.client(source, *args, **kwargs))
+
+    for role_arn in (ROLE, OTHER_ROLE):
+        sts.assume_role(source, assume_role_request(role_arn), None)
+    assert len(made) == 1
+    for _ in range(2):
+        sts.assume_role(source, REQUEST, Config(user_agent_extra="me"))
+    assert len(made) == 2
+    sts.forget_clients()
+    sts.assume_role(source, REQUEST, None)
+    assert len(made) == 3
+
+
+def test_sts_config_is_merged_over_the_librarys(server: ScriptedSTS, sts: STS) -> None:
+    """A caller's options for the STS client take effect, and the library's own stay where it gives none."""
+    server.always = hang
+
+    with Stopwatch() as watch, pytest.raises(STSUnavailableError):
+        assume(sts, Config(read_timeout=0.2, user_agent_extra="orders/1.0"))
+
+    assert watch.seconds < 1
+    assert server.count() == 2
+    assert "orders/1.0" in server.user_agents[0]
+
+
+def test_a_callers_retries_replace_the_librarys(server: ScriptedSTS, sts: STS) -> None:
+    """Retries in ``sts_config`` are botocore's to make; the library adds none of its own."""
+    server.always = SERVER_FAULT
+
+    with pytest.raises(STSUnavailableError):
+        assume(sts, Config(retries={"total_max_attempts": 1}))
+
+    assert server.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("us-east-1", "sts.us-east-1.amazonaws.com"),
+        ("eu-west-1", "sts.eu-west-1.amazonaws.com"),
+        ("eu-south-2", "sts.eu-south-2.amazonaws.com"),
+        ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+        ("us-gov-west-1", "sts.us-gov-west-1.amazonaws.com"),
+    ],
+)
+def test_the_regional_endpoint_is_used(sts: STS, region: str, host: str) -> None:
+    """STS is called in the source session's own Region and partition, whatever botocore's default is."""
+    client = sts._client(boto3.Session(region_name=region), Config())
+
+    assert client.meta.endpoint_url == f"https://{host}"
+    assert client.meta.region_name == region
+
+
+def test_without_a_region_botocore_decides(sts: STS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no Region is configured at all, as outside Lambda, the endpoint is botocore's choice."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+
+    assert sts._client(boto3.Session(), Config()).meta.endpoint_url == "https://sts.amazonaws.com"
+
+
+@pytest.mark.parametrize("name", ["retries", "proxies", "s3"])
+def test_equal_configurations_are_one_key(name: str) -> None:
+    """Two Config objects with equal options are one cache key, those with different options two."""
+    value = {"retries": {"max_attempts": 1}, "proxies": {"http": "a"}, "s3": {"addressing_style": "path"}}[name]
+    config = Config(**{name: dict(value)})
+
+    assert frozen_config(config) == frozen_config(Config(**{name: dict(value)}))
+    assert hash(frozen_config(config)) == hash(frozen_config(Config(**{name: dict(value)})))
+    assert frozen_config(config) != frozen_config(Config())
+
+
+# --- Calls that cannot be made ----------------------------------------------------------------------------------------
+
+
+def test_no_credentials_to_call_with(monkeypatch: pytest.MonkeyPatch, server: ScriptedSTS, sts: STS) -> None:
+    """A source session without credentials is named as such, before any network call."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    with pytest.raises(ConfigurationError, match="Unable to locate credentials") as caught:
+        assume(sts)
+
+    assert caught.value.argument == "source_session"
+    assert server.calls == []
+
+
+def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) -> None:
+    """An extra parameter that this botocore does not know is a ConfigurationError, before any network call."""
+    with pytest.raises(ConfigurationError, match="Novelty") as caught:
+        assume(sts, extra={"Novelty": 1})
+
+    assert caught.value.argument == "extra"
+    assert server.calls == []
+
+
+def test_a_chained_role_fails_with_the_first_roles_error(server: ScriptedSTS) -> None:
+    """Where the source session's own role is refused, the error is about that role."""
+    server.always = refuse("AccessDenied", REFUSAL)
+    session = assumed_session(OTHER_ROLE, source_session=assumed_session(ROLE))
+
+    with pytest.raises(AssumeRoleError) as caught:
+        session.get_credentials().get_frozen_credentials()
+
+    assert caught.value.role_arn == ROLE
+
+
+# --- Credentials that a service rejects -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidClientTokenId"])
+def test_a_revoked_session_is_replaced_and_the_request_sent_again(server: ScriptedSTS, code: str) -> None:
+    """A request that a service rejects for its credentials succeeds on its retry, after one further AssumeRole call."""
+    client = assumed_session(ROLE).client("sts")
+    client.get_caller_identity()
+    server.script = [refuse(code, "The security token included in the request is invalid", 403)]
+
+    assert client.get_caller_identity()["Arn"]
+    assert server.count("AssumeRole") == 2
+    assert server.count("GetCallerIdentity") == 3
+
+
+def test_a_service_that_goes_on_rejecting_is_not_asked_for_ever(server: ScriptedSTS) -> None:
+    """A request is sent again once: rejected twice, the service's own error reaches the caller."""
+    client = assumed_session(ROLE).client("sts")
+    client.get_caller_identity()
+    server.script = [refuse("ExpiredToken", "expired", 403)] + [
+        lambda handler, call: refuse("ExpiredToken", "expired", 403)(handler, call) if call["Action"] != "AssumeRole" else issue(call)
+    ] * 3
+
+    with pytest.raises(ClientError, match="ExpiredToken"):
+        client.get_caller_identity()
+
+    assert server.count("AssumeRole") == 2
+    assert server.count("GetCallerIdentity") == 3
+
+
+def test_other_errors_of_a_service_are_its_own(server: ScriptedSTS) -> None:
+    """AccessDenied from a service says nothing about the credentials: they stay, and the error is the caller's."""
+    client = assumed_session(ROLE).client("sts")
+    client.get_caller_identity()
+    server.script = [refuse("AccessDenied", "not authorized")]
+
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.get_caller_identity()
+
+    assert server.count("AssumeRole") == 1
+
+
+def test_a_chained_session_renews_its_own_role_alone(server: ScriptedSTS) -> None:
+    """A rejected request of a chained session costs a call for its own role and none for the role before it."""
+    client = assumed_session(OTHER_ROLE, source_session=assumed_session(ROLE)).client("sts")
+    client.get_caller_identity()
+    server.script = [refuse("ExpiredToken", "expired", 403)]
+
+    client.get_caller_identity()
+
+    assert [call.get("RoleArn") for call in server.calls if call["Action"] == "AssumeRole"] == [ROLE, OTHER_ROLE, OTHER_ROLE]
+
+
+# --- Secrets ----------------------------------------------------------------------------------------------------------
+
+SECRETS = ("issued-secret-key", "issued-session-token", "callers-secret", "callers-token", "hush-hush")
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        None,
+        THROTTLE,
+        garble("<AssumeRoleResponse><SecretAccessKey>issued-secret-key</SecretAccessKey>"),
+        refuse("ValidationError", "Value 'hush-hush' at 'externalId' failed to satisfy constraint", 400),
+        refuse("SignatureDoesNotMatch", "should have been 'POST\n/\n\nx-amz-security-token:callers-token\n'"),
+        lambda _handler, call: issue(call, assumed_arn="arn:aws:sts::222222222222:assumed-role/x/y"),
+    ],
+    ids=["good", "throttle", "half an answer", "external ID", "signature", "mismatch"],
+)
+def test_no_secret_is_logged_or_told(
+    server: ScriptedSTS, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: Any
+) -> None:
+    """With every logger at DEBUG, no key, token or external ID is in any record, message, traceback, repr or pickle."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "callers-token")
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("botocore").setLevel(logging.DEBUG)
+    server.always = trouble
+    told = ""
+    session = assumed_session(ROLE, external_id="hush-hush")
+    try:
+        session.client("sts").get_caller_identity()
+    except XacctLambdaError as error:
+        told = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+        told += f"{error!r} {error} {error.response} {pickle.dumps(error)!r} {error.__context__!r}"
+
+    records = " ".join(f"{record.getMessage()} {record.args} {record.exc_text}" for record in caplog.records)
+    everything = caplog.text + records + told + repr(session) + repr(session.get_credentials())
+    assert "botocore" in caplog.text
+    assert [secret for secret in SECRETS if secret in everything] == []
+
+
+def test_debug_records_of_other_requests_stay(server: ScriptedSTS, caplog: pytest.LogCaptureFixture) -> None:
+    """botocore's DEBUG records of ordinary requests remain, with the session token taken out."""
+    caplog.set_level(logging.DEBUG)
+    client = assumed_session(ROLE).client("sts")
+    client.get_caller_identity()
+
+    canonical = [record.getMessage() for record in caplog.records if record.getMessage().startswith("CanonicalRequest")]
+    assert "x-amz-security-token:***" in canonical[-1]
