@@ -17,7 +17,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import NoAuthTokenError
-from conftest import OTHER_ROLE, ROLE, FakeSTS
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
@@ -26,8 +26,8 @@ from xacct_lambda.exceptions import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
-def _fake_sts(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts)))
+def _fake_sts(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
 
 
 def token_of(session: boto3.Session) -> str:

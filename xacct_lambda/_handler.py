@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import keyword
@@ -325,7 +324,8 @@ def _injections(
 ) -> dict[str, _Injection]:
     """Return what to inject under which name, checked against what boto3 offers."""
     injections: dict[str, _Injection] = {}
-    loader = _loader() if source_session is None else source_session._loader  # noqa: SLF001 - see AssumedSession
+    # Why a private attribute: see AssumedSession. What is no session is refused later, with the other options.
+    loader = source_session._loader if isinstance(source_session, boto3.Session) else _loader()  # noqa: SLF001
     for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
         for name, arguments in _wanted(argument, wanted):
             _check_arguments(argument, kind, arguments, loader)
@@ -389,6 +389,8 @@ def _add(injections: dict[str, _Injection], argument: str, name: str, injection:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
+    import difflib  # noqa: PLC0415 - of use to mistakes alone
+
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -260,6 +259,8 @@ def _tags(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def _tag_text(argument: str, what: str, text: str, length: range) -> None:
     if not isinstance(text, str) or len(text) not in length:
         raise ConfigurationError(argument, f"the {what} must be a string of {length[0]} to {length[-1]} characters")
+    import unicodedata  # noqa: PLC0415 - of use to tags alone
+
     if not all(character in "_.:/=+-@" or unicodedata.category(character)[0] in "LNZ" for character in text):
         raise ConfigurationError(argument, f"the {what} may hold letters, digits, spaces and _.:/=+-@ only")
 

@@ -1,0 +1,765 @@
+"""The decorator: what it injects, what it refuses, and what is left of the handler."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import boto3
+import pytest
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
+
+from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
+from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._handler import AssumeRoleOptions
+from xacct_lambda._sessions import SessionCache
+from xacct_lambda._sts import invocation
+from xacct_lambda.exceptions import ConfigurationError
+
+EVENT: dict[str, Any] = {"role": ROLE, "tenant": "a"}
+CONTEXT = object()
+
+
+@pytest.fixture(autouse=True)
+def _fake_sts(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
+    monkeypatch.delenv("AWS_LAMBDA_INITIALIZATION_TYPE", raising=False)
+
+
+# --- What is injected -------------------------------------------------------------------------------------------------
+
+
+def test_clients_are_injected_by_the_names_of_their_services() -> None:
+    """A list of services becomes keyword parameters; dashes and Python's keywords are written as Python can."""
+
+    @assume_role(ROLE, clients=["s3", "cognito-idp", "lambda"])
+    def handler(event, context, *, s3, cognito_idp, lambda_):
+        return [client.meta.service_model.service_name for client in (s3, cognito_idp, lambda_)]
+
+    assert handler(EVENT, CONTEXT) == ["s3", "cognito-idp", "lambda"]
+
+
+def test_clients_under_other_names_and_with_arguments() -> None:
+    """A mapping names the parameters, and may give each client arguments of its own."""
+
+    @assume_role(ROLE, clients={"source": "s3", "archive": {"service_name": "s3", "region_name": "us-east-1"}})
+    def handler(event, context, *, source, archive):
+        return source.meta.region_name, archive.meta.region_name
+
+    assert handler(EVENT, CONTEXT) == ("eu-west-1", "us-east-1")
+
+
+def test_resources_and_the_session_are_injected() -> None:
+    """Resources come like clients, and ``session`` names the parameter for the session itself."""
+
+    @assume_role(ROLE, resources={"bucket_api": "s3"}, session="reader")
+    def handler(event, context, *, bucket_api, reader):
+        return bucket_api, reader
+
+    resource, session = handler(EVENT, CONTEXT)
+    assert resource.meta.service_name == "s3"
+    assert session is assumed_session(ROLE)
+
+
+def test_injected_clients_are_those_of_the_session() -> None:
+    """The decorator and ``assumed_session`` share sessions and clients."""
+
+    @assume_role(ROLE, clients=["sqs"], tags={"a": "b"}, region_name="us-west-2")
+    def handler(event, context, *, sqs):
+        return sqs
+
+    assert handler(EVENT, CONTEXT) is assumed_session(ROLE, tags={"a": "b"}, region_name="us-west-2").client("sqs")
+
+
+def test_resources_are_reused_by_their_thread_alone() -> None:
+    """A thread's events share a resource, which costs 10 ms; another thread gets its own."""
+
+    @assume_role(ROLE, resources=["s3"])
+    def handler(event, context, *, s3):
+        return s3
+
+    mine = handler(EVENT, CONTEXT)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(handler, EVENT, CONTEXT).result()
+
+    assert handler(EVENT, CONTEXT) is mine
+    assert theirs is not mine
+
+
+def test_event_context_and_result_pass_unchanged() -> None:
+    """The handler gets the very event and context, further arguments too, and its result is returned as it is."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, more, *, sqs, option=None):
+        return event, context, more, option
+
+    result = handler(EVENT, CONTEXT, 3, option=4)
+
+    assert result[0] is EVENT
+    assert result[1] is CONTEXT
+    assert result[2:] == (3, 4)
+
+
+def test_exceptions_pass_unchanged() -> None:
+    """What the handler raises reaches its caller as it is."""
+    error = RuntimeError("the handler's own")
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        raise error
+
+    with pytest.raises(RuntimeError) as caught:
+        handler(EVENT, CONTEXT)
+    assert caught.value is error
+    assert invocation.get() is None
+
+
+def test_decorators_stack() -> None:
+    """Two decorators give one handler the clients of two roles."""
+
+    @assume_role(ROLE, session="source")
+    @assume_role(OTHER_ROLE, session="target")
+    def handler(event, context, *, source, target):
+        return source, target
+
+    assert handler(EVENT, CONTEXT) == (assumed_session(ROLE), assumed_session(OTHER_ROLE))
+    assert str(inspect.signature(handler)) == "(event, context)"
+
+
+def test_a_warm_call_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second event on, a role that does not depend on the event is neither validated nor looked up."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return sqs
+
+    client = handler(EVENT, CONTEXT)
+    monkeypatch.setattr(_sessions, "assumed_session", None)
+
+    assert handler(EVENT, CONTEXT) is client
+
+
+def test_a_cleared_cache_is_noticed() -> None:
+    """After ``cache_clear`` the next event gets a new client."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return sqs
+
+    client = handler(EVENT, CONTEXT)
+    cache_clear()
+
+    assert handler(EVENT, CONTEXT) is not client
+
+
+def test_another_default_session_is_noticed() -> None:
+    """When boto3's default session is replaced, as moto does, the next event acts on behalf of the new one."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return sqs
+
+    client = handler(EVENT, CONTEXT)
+    boto3.setup_default_session(region_name="us-east-1")
+
+    assert handler(EVENT, CONTEXT).meta.region_name == "us-east-1"
+    assert client.meta.region_name == "eu-west-1"
+
+
+# --- What the caller passes -------------------------------------------------------------------------------------------
+
+
+def test_a_caller_that_passes_all_assumes_no_role() -> None:
+    """Where every injected keyword is passed, as a test does, no session is made and no role assumed."""
+
+    @assume_role(ROLE, clients=["s3"], session="reader")
+    def handler(event, context, *, s3, reader):
+        return s3, reader
+
+    assert handler(EVENT, CONTEXT, s3="stub", reader=None) == ("stub", None)
+    assert cache_info() == (0, 0, 0, 0, 0, 0, 0)
+    assert boto3.DEFAULT_SESSION is None
+
+
+def test_a_caller_that_passes_some_gets_the_rest() -> None:
+    """What the caller passes wins, what it leaves is injected."""
+
+    @assume_role(ROLE, clients=["s3", "sqs"])
+    def handler(event, context, *, s3, sqs):
+        return s3, sqs
+
+    s3, sqs = handler(EVENT, CONTEXT, s3="stub")
+
+    assert s3 == "stub"
+    assert sqs is assumed_session(ROLE).client("sqs")
+
+
+def test_the_context_may_be_passed_by_name() -> None:
+    """Event and context may be keywords, as tests like to write them."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return event, context
+
+    assert handler(event=EVENT, context=CONTEXT) == (EVENT, CONTEXT)
+
+
+# --- Kinds of handlers ------------------------------------------------------------------------------------------------
+
+
+def test_methods() -> None:
+    """A method is decorated in its class and called on its object."""
+
+    class Handlers:
+        name = "orders"
+
+        @assume_role(ROLE, clients=["sqs"])
+        def handle(self, event, context, *, sqs):
+            return self.name, event
+
+    assert Handlers().handle(EVENT, CONTEXT) == ("orders", EVENT)
+
+
+def test_static_and_class_methods() -> None:
+    """Below ``@classmethod`` and on either side of ``@staticmethod`` the decorator works."""
+
+    class Handlers:
+        @classmethod
+        @assume_role(ROLE, clients=["sqs"])
+        def of_class(cls, event, context, *, sqs):
+            return cls
+
+        @staticmethod
+        @assume_role(ROLE, clients=["sqs"])
+        def static(event, context, *, sqs):
+            return event
+
+    assert Handlers.of_class(EVENT, CONTEXT) is Handlers
+    assert Handlers().static(EVENT, CONTEXT) is EVENT
+
+
+def test_partials() -> None:
+    """A partial is taken, and the result is named after its function."""
+
+    def read(prefix, event, context, *, sqs):
+        return prefix, event
+
+    handler = assume_role(ROLE, clients=["sqs"])(functools.partial(read, "p"))
+
+    assert handler(EVENT, CONTEXT) == ("p", EVENT)
+    assert inspect.isfunction(handler)
+    assert handler.__name__ == "read"
+
+
+def test_callable_objects() -> None:
+    """An object with ``__call__`` becomes a plain function, as other middleware wants one; its state stays its own."""
+
+    class Handler:
+        def __init__(self):
+            self.state = "orders"
+
+        def __call__(self, event, context, *, sqs):
+            return self.state, event
+
+    handler = assume_role(ROLE, clients=["sqs"])(Handler())
+
+    assert handler(EVENT, CONTEXT) == ("orders", EVENT)
+    assert inspect.isfunction(handler)
+    assert handler.__name__ == "Handler"
+    assert not hasattr(handler, "state")
+
+
+@pytest.mark.parametrize("kind", ["function", "object", "partial"])
+def test_async_handlers(kind: str) -> None:
+    """An ``async def`` handler stays one, and sees its invocation while it runs."""
+
+    async def function(event, context, *, sqs):
+        await asyncio.sleep(0)
+        return event, invocation.get()
+
+    class Handler:
+        async def __call__(self, event, context, *, sqs):
+            return await function(event, context, sqs=sqs)
+
+    original: Any = {"function": function, "object": Handler(), "partial": functools.partial(function)}[kind]
+    handler = assume_role(ROLE, clients=["sqs"])(original)
+
+    assert inspect.iscoroutinefunction(handler)
+    assert asyncio.run(handler(EVENT, CONTEXT)) == (EVENT, CONTEXT)
+    assert invocation.get() is None
+
+
+def test_a_plain_function_is_returned_with_its_name_and_notes() -> None:
+    """Name, docstring, module and attributes of the handler stay; its signature loses what is injected."""
+
+    def handler(event: dict[str, str], context: object, *, sqs: Any, option: int = 1) -> str:
+        """Read orders."""
+        return ""
+
+    handler.note = "kept"  # type: ignore[attr-defined]
+    decorated: Any = assume_role(ROLE, clients=["sqs"])(handler)
+
+    assert inspect.isfunction(decorated)
+    assert (decorated.__name__, decorated.__doc__, decorated.__module__) == ("handler", "Read orders.", __name__)
+    assert decorated.note == "kept"
+    assert decorated.__wrapped__ is handler
+    assert list(inspect.signature(decorated).parameters) == ["event", "context", "option"]
+    assert inspect.signature(decorated).return_annotation == "str"
+
+
+def test_the_invocation_is_known_while_the_handler_runs() -> None:
+    """The Lambda context is at hand for as long as the handler runs, for the time that is left; not afterwards."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return invocation.get()
+
+    assert handler(EVENT, CONTEXT) is CONTEXT
+    assert invocation.get() is None
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def takes_s3(event, context, *, s3):
+    return s3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument", "message"),
+    [
+        ({"clients": ["s33"]}, "clients", "has no client for 's33'; did you mean 's3'?"),
+        ({"resources": ["sts"]}, "resources", "has no resource for 'sts'"),
+        ({"clients": {"s3": "dynamo"}}, "clients", "did you mean 'dynamodb'?"),
+        ({"clients": "s3"}, "clients", "as in clients=['s3']"),
+        ({"clients": 3}, "clients", "as in clients=['s3']"),
+        ({"resources": "s3"}, "resources", "as in resources=['s3']"),
+        ({"clients": [3]}, "clients", "3 is not the name of a service"),
+        ({"clients": {"s3": 3}}, "clients", "'s3' needs the name of a service"),
+        ({"clients": {"s3": {"region_name": "us-east-1"}}}, "clients", "service_name among them"),
+        ({"clients": {"s3": {"service_name": "s3", "region": "x"}}}, "clients", "no 'region'; did you mean 'region_name'?"),
+        ({"clients": {"class": "s3"}}, "clients", "'class' cannot be the name of a parameter"),
+        ({"clients": {"a b": "s3"}}, "clients", "'a b' cannot be the name of a parameter"),
+        ({"session": 3}, "session", "3 cannot be the name of a parameter"),
+        ({"clients": ["s3"], "session": "s3"}, "session", "'s3' is injected twice"),
+        ({"clients": ["s3"], "resources": ["s3"]}, "resources", "'s3' is injected twice"),
+        ({}, "clients", "nothing to inject"),
+        ({"clients": ["ec2"]}, "clients", "has no parameter 'ec2': add it, as in (event, context, *, ec2)"),
+        ({"clients": ["s3"], "external": "x"}, "external", "no such option; did you mean 'external_id'?"),
+        ({"clients": ["s3"], "external_id": "x"}, "external_id", "refused by STS"),
+        ({"clients": ["s3"], "duration_seconds": 60}, "duration_seconds", "refused by STS"),
+        ({"clients": ["s3"], "transitive_tag_keys": ["a"]}, "transitive_tag_keys", "not among the tags"),
+        ({"clients": ["s3"], "min_ttl_seconds": 3600}, "min_ttl_seconds", "not within 0 to 3540"),
+        ({"clients": ["s3"], "region_name": "nowhere at all"}, "region_name", "not the name of a Region"),
+        ({"clients": ["s3"], "source_session": "default"}, "source_session", "a boto3.Session is needed"),
+        ({"clients": ["s3"], "sts_config": lambda event, context: None}, "sts_config", "cannot depend on the event"),
+        ({"clients": ["s3"], "allowed_roles": [OTHER_ROLE]}, "role_arn", "is not among allowed_roles"),
+        ({"clients": ["s3"], "role_arn": "Reader"}, "role_arn", "is not the ARN of a role"),
+        ({"clients": ["s3"], "role_arn": lambda event, context: ROLE}, "allowed_roles", "required"),
+        ({"clients": ["s3"], "allowed_roles": []}, "allowed_roles", "allows no role at all"),
+        ({"clients": ["s3"], "allowed_roles": ROLE}, "allowed_roles", "a list of ARN patterns"),
+        ({"clients": ["s3"], "allowed_roles": ["arn:aws:iam::*:role/a"]}, "allowed_roles", "a literal account"),
+        ({"clients": ["s3"], "allowed_roles": ["*"]}, "allowed_roles", "a literal account"),
+        ({"clients": ["s3"], "allowed_roles": [3]}, "allowed_roles", "a literal account"),
+    ],
+)
+def test_mistakes_are_raised_at_decoration(arguments: dict[str, Any], argument: str, message: str) -> None:
+    """Every mistake that can be seen is raised while the function initialises, with the fix in the message."""
+    with pytest.raises(ConfigurationError) as caught:
+        assume_role(**{"role_arn": ROLE, **arguments})(takes_s3)
+
+    assert caught.value.argument == argument
+    assert message in str(caught.value)
+    assert boto3.DEFAULT_SESSION is None
+
+
+def test_a_service_name_that_resembles_nothing() -> None:
+    """Where no service has a similar name, none is suggested."""
+    with pytest.raises(ConfigurationError, match="'qqqqqqqq'$"):
+        assume_role(ROLE, clients=["qqqqqqqq"])
+
+
+def test_a_name_injected_by_two_decorators() -> None:
+    """Two decorators that inject one name are told so, even where the handler takes any keyword."""
+
+    @assume_role(ROLE, clients=["s3"])
+    def handler(event, context, **clients):
+        return clients
+
+    with pytest.raises(ConfigurationError, match="'s3' is injected twice into .*handler"):
+        assume_role(OTHER_ROLE, clients=["s3"])(handler)
+    with pytest.raises(ConfigurationError, match="'s3' is injected twice"):
+        assume_role(OTHER_ROLE, clients=["s3"])(assume_role(ROLE, clients=["s3"])(takes_s3))
+
+
+def test_handlers_that_take_any_keyword() -> None:
+    """A handler with ``**keywords`` takes whatever is injected."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, **clients):
+        return list(clients)
+
+    assert handler(EVENT, CONTEXT) == ["sqs"]
+
+
+def positional_only(s3, event, context, /):
+    return s3
+
+
+def before_the_event(s3, event, context):
+    return s3
+
+
+def before_more(event, context, s3, *more):
+    return s3
+
+
+@pytest.mark.parametrize("handler", [positional_only, before_the_event, before_more])
+def test_a_parameter_that_cannot_be_passed_by_name(handler: Any) -> None:
+    """A parameter that the event would fill by position, or that takes no keyword, is refused at decoration."""
+    with pytest.raises(ConfigurationError, match="put it after a \\*"):
+        assume_role(ROLE, clients=["s3"])(handler)
+
+
+def test_a_parameter_after_the_context_needs_no_star() -> None:
+    """``(event, context, s3)`` works as well as ``(event, context, *, s3)``."""
+
+    @assume_role(ROLE, clients=["s3", "sqs"])
+    def handler(event, context, s3, sqs=None):
+        return s3, sqs
+
+    assert handler(EVENT, CONTEXT) == (assumed_session(ROLE).client("s3"), assumed_session(ROLE).client("sqs"))
+
+
+def test_what_is_decorated_can_be_called() -> None:
+    """Decorating a ``classmethod`` object, or no function at all, says what to do."""
+    with pytest.raises(ConfigurationError, match="a classmethod cannot be called; decorate the function below it"):
+        assume_role(ROLE, clients=["s3"])(classmethod(takes_s3))  # type: ignore[call-overload]
+
+
+def test_decorating_needs_no_credentials_and_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing a decorated handler makes no session: no profile is looked for, no default session left behind."""
+    monkeypatch.setenv("AWS_PROFILE", "not-there")
+
+    assume_role(ROLE, clients=["s3"])(takes_s3)
+
+    assert boto3.DEFAULT_SESSION is None
+
+
+def test_services_of_the_source_sessions_own_data_path(tmp_path: Any) -> None:
+    """A service model that only the source session's loader knows may be injected."""
+    source = boto3.Session()
+    model = tmp_path / "novelty" / "2026-01-01"
+    model.mkdir(parents=True)
+    (model / "service-2.json").write_text("{}")
+    source._loader.search_paths.append(str(tmp_path))
+
+    def handler(event, context, *, novelty):
+        return novelty
+
+    assert assume_role(ROLE, clients=["novelty"], source_session=source)(handler)
+
+
+def test_the_options_are_those_of_assumed_session() -> None:
+    """The decorator's options are the arguments of ``assumed_session``, no more and no fewer."""
+    assert set(AssumeRoleOptions.__annotations__) == set(inspect.signature(assumed_session).parameters) - {"role_arn"}
+
+
+# --- Roles and options of the event -----------------------------------------------------------------------------------
+
+
+def test_a_role_of_the_event() -> None:
+    """A callable role is asked with the handler's positional arguments, at every event."""
+
+    @assume_role(lambda event, context: event["role"], session="session", allowed_roles=[ROLE, OTHER_ROLE])
+    def handler(event, context, *, session):
+        return session
+
+    assert handler({"role": ROLE}, CONTEXT) is assumed_session(ROLE)
+    assert handler({"role": OTHER_ROLE}, CONTEXT) is assumed_session(OTHER_ROLE)
+
+
+def test_options_of_the_event() -> None:
+    """Any option of the request may be a callable too: here each tenant has its tags and its external ID."""
+
+    @assume_role(
+        ROLE,
+        session="session",
+        external_id=lambda event, context: f"id-of-{event['tenant']}",
+        tags=lambda event, context: {"tenant": event["tenant"]},
+        transitive_tag_keys=["tenant"],
+        duration_seconds=lambda event, context: 900,
+        min_ttl_seconds=600,
+    )
+    def handler(event, context, *, session):
+        return session
+
+    expected = {"duration_seconds": 900, "transitive_tag_keys": ["tenant"], "min_ttl_seconds": 600}
+    for tenant in ("a", "b"):
+        assert handler({"tenant": tenant}, CONTEXT) is assumed_session(
+            ROLE, external_id=f"id-of-{tenant}", tags={"tenant": tenant}, **expected
+        )
+
+
+def test_a_callable_of_a_method_gets_its_object() -> None:
+    """On a method the positional arguments begin with ``self``."""
+
+    class Handlers:
+        role = ROLE
+
+        @assume_role(lambda self, event, context: self.role, session="session", allowed_roles=[ROLE])
+        def handle(self, event, context, *, session):
+            return session
+
+    assert Handlers().handle(EVENT, CONTEXT) is assumed_session(ROLE)
+
+
+def test_a_role_that_is_not_allowed_is_not_assumed(sts: FakeSTS) -> None:
+    """A role outside ``allowed_roles`` raises before anything is cached or called."""
+
+    @assume_role(lambda event, context: event["role"], clients=["s3"], allowed_roles=[ROLE])
+    def handler(event, context, *, s3):
+        return s3
+
+    with pytest.raises(ConfigurationError, match="not among allowed_roles"):
+        handler({"role": OTHER_ROLE}, CONTEXT)
+
+    assert cache_info().sessions == sts.calls == 0
+    assert boto3.DEFAULT_SESSION is None
+
+
+def test_an_option_of_the_event_is_validated(sts: FakeSTS) -> None:
+    """An external ID from an event goes through validation like any other."""
+
+    @assume_role(ROLE, clients=["s3"], external_id=lambda event, context: event["id"])
+    def handler(event, context, *, s3):
+        return s3
+
+    with pytest.raises(ConfigurationError, match="external_id"):
+        handler({"id": "two words"}, CONTEXT)
+    assert cache_info().sessions == 0
+
+
+PATTERN = "arn:aws:iam::222222222222:role/tenant/*"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "role_arn", "allowed"),
+    [
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a", True),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a/b", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/../Admin", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenants/a", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/Tenant/a", False),
+        (PATTERN, "arn:aws:iam::333333333333:role/tenant/a", False),
+        (PATTERN, "arn:aws-cn:iam::222222222222:role/tenant/a", False),
+        (PATTERN, "x" + "arn:aws:iam::222222222222:role/tenant/a", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a\n", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/*", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/arn:aws:iam::222222222222:role/tenant/a", False),
+        ("arn:aws:iam::222222222222:role/tenant/**", "arn:aws:iam::222222222222:role/tenant/a/b", True),
+        ("arn:aws:iam::222222222222:role/tenant/**", "arn:aws:iam::222222222222:role/Admin", False),
+        ("arn:aws:iam::222222222222:role/*/Reader", "arn:aws:iam::222222222222:role/a/Reader", True),
+        ("arn:aws:iam::222222222222:role/*/Reader", "arn:aws:iam::222222222222:role/a/b/Reader", False),
+        ("arn:aws:iam::222222222222:role/a.c", "arn:aws:iam::222222222222:role/abc", False),
+        ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-ro", True),
+        ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-rw", False),
+    ],
+)
+def test_patterns_of_allowed_roles(pattern: str, role_arn: str, allowed: bool) -> None:
+    """``*`` stops at a slash and ``**`` does not; all else, partition and account above all, is literal."""
+
+    @assume_role(lambda event, context: event, session="session", allowed_roles=[pattern])
+    def handler(event, context, *, session):
+        return True
+
+    if allowed:
+        assert handler(role_arn, CONTEXT)
+    else:
+        with pytest.raises(ConfigurationError):
+            handler(role_arn, CONTEXT)
+
+
+@pytest.mark.parametrize("role_arn", [None, 3, {"role": ROLE}, [ROLE], b"arn:aws:iam::222222222222:role/tenant/a"])
+def test_events_that_name_no_role(role_arn: Any) -> None:
+    """An event that yields something else than a string is refused like a wrong ARN."""
+
+    @assume_role(lambda event, context: event, session="session", allowed_roles=[PATTERN])
+    def handler(event, context, *, session):
+        return True
+
+    with pytest.raises(ConfigurationError, match="is not the ARN of a role"):
+        handler(role_arn, CONTEXT)
+
+
+# --- The init phase ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_lambda(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def initialise_as(kind: str) -> None:
+        monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", kind)
+
+    return initialise_as
+
+
+def finish_prefetching() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "xacct_lambda-prefetch":
+            thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefetch", "clients", "calls"),
+    [
+        ("on-demand", None, 1, 0),
+        ("on-demand", False, 0, 0),
+        ("on-demand", True, 1, 1),
+        ("provisioned-concurrency", True, 1, 1),
+        ("lambda-managed-instances", True, 1, 1),
+        ("snap-start", None, 1, 0),
+        ("snap-start", True, 1, 0),
+    ],
+)
+def test_the_init_phase(
+    in_lambda: Any, sts: FakeSTS, kind: str, prefetch: bool | None, clients: int, calls: int
+) -> None:
+    """Inside Lambda, clients are made at decoration; AssumeRole is called there on request, but not for a snapshot."""
+    in_lambda(kind)
+
+    assume_role(ROLE, clients=["s3"], prefetch=prefetch)(takes_s3)
+    finish_prefetching()
+
+    assert (cache_info().clients, sts.calls) == (clients, calls)
+
+
+@pytest.mark.parametrize("prefetch", [None, True, False])
+def test_outside_lambda_all_is_lazy(sts: FakeSTS, prefetch: bool | None) -> None:
+    """Outside Lambda, decorating makes nothing, whatever ``prefetch`` says."""
+    assume_role(ROLE, clients=["s3"], prefetch=prefetch)(takes_s3)
+
+    assert cache_info().sessions == sts.calls == 0
+
+
+def test_a_role_of_the_event_is_not_prefetched(in_lambda: Any, sts: FakeSTS) -> None:
+    """What depends on the event waits for the event."""
+    in_lambda("on-demand")
+
+    assume_role(ROLE, clients=["s3"], tags=lambda event, context: {}, prefetch=True)(takes_s3)
+
+    assert cache_info().sessions == sts.calls == 0
+
+
+def test_the_first_event_uses_what_was_prefetched(in_lambda: Any, sts: FakeSTS) -> None:
+    """The first event finds the clients of the init phase, and their credentials."""
+    in_lambda("on-demand")
+    handler = assume_role(ROLE, clients=["s3"], prefetch=True)(takes_s3)
+    finish_prefetching()
+    made = cache_info().clients
+
+    client = handler(EVENT, CONTEXT)
+
+    assert client is assumed_session(ROLE).client("s3")
+    assert cache_info().clients == made == 1
+    assert sts.calls == 1
+
+
+@pytest.mark.parametrize("failure", [outage(), refusal()], ids=["outage", "refusal"])
+def test_a_failed_prefetch_is_logged_and_tried_again(
+    in_lambda: Any, sts: FakeSTS, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    """A failure during init neither kills the init phase nor the first event, which tries again."""
+    in_lambda("on-demand")
+    sts.failure = failure
+    handler = assume_role(ROLE, session="reader", prefetch=True)(lambda event, context, *, reader: reader)
+    finish_prefetching()
+    sts.failure = None
+
+    assert handler(EVENT, CONTEXT).get_credentials().token == "token-2"
+    assert [(record.levelno, record.name) for record in caplog.records] == [(logging.WARNING, "xacct_lambda._handler")]
+    assert str(failure) in caplog.text
+
+
+def test_assume_role_overlaps_the_making_of_clients(in_lambda: Any, sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``prefetch=True`` the call to STS is under way while clients are made."""
+    in_lambda("on-demand")
+    under_way, clients_made = threading.Event(), threading.Event()
+    overlapped: list[bool] = []
+
+    def during() -> None:
+        under_way.set()
+        overlapped.append(clients_made.wait(5))
+
+    sts.during = during
+    real = _sessions.AssumedSession.client
+
+    def client(self, *args, **kwargs):
+        under_way.wait(5)
+        made = real(self, *args, **kwargs)
+        clients_made.set()
+        return made
+
+    monkeypatch.setattr(_sessions.AssumedSession, "client", client)
+    assume_role(ROLE, clients=["s3"], prefetch=True)(takes_s3)
+    finish_prefetching()
+
+    assert overlapped == [True]
+
+
+def test_a_thousand_warm_calls_leave_nothing_behind() -> None:
+    """A warm call allocates nothing that stays, and makes no session, client or AssumeRole call."""
+    import tracemalloc  # noqa: PLC0415 - of interest here alone
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return None
+
+    for _ in range(100):
+        handler(EVENT, CONTEXT)
+    before = cache_info()
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            handler(EVENT, CONTEXT)
+        held = tracemalloc.get_traced_memory()[0]
+        for _ in range(1000):
+            handler(EVENT, CONTEXT)
+        growth = tracemalloc.get_traced_memory()[0] - held
+    finally:
+        tracemalloc.stop()
+
+    assert growth < 500, "bytes; a single leaked object a call would be 16,000 and more"
+    assert cache_info() == before
+
+
+def test_no_lock_is_held_while_the_handler_runs() -> None:
+    """Two threads are inside one handler at one time, and each may use the library."""
+    both = threading.Barrier(2, timeout=5)
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        both.wait()
+        assumed_session(OTHER_ROLE).client("sqs")
+        both.wait()
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: handler(EVENT, CONTEXT), range(2))) == [True, True]
+
+
+def test_time_is_not_spent_on_a_warm_path_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm call does not wait for a session that another thread is making."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return time.perf_counter()
+
+    handler(EVENT, CONTEXT)
+    with _sessions.state.building, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handler, EVENT, CONTEXT).result(5)

@@ -1,0 +1,87 @@
+"""The package as a whole: its surface, its layers, what it costs to import, and what stands in one place only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import xacct_lambda
+from xacct_lambda import exceptions
+
+PACKAGE = Path(xacct_lambda.__file__).parent
+PROJECT = Path(__file__).parent.parent
+# The path of a call, from the top: each module imports only what stands below it.
+PATH = ["__init__", "_handler", "_sessions", "_credentials", "_sts", "_request", "exceptions"]
+
+
+def imported_by(module: str) -> set[str]:
+    """Return the modules of the package that a module imports at any place."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "xacct_lambda":
+            below = node.module.partition(".")[2]
+            found |= {below} if below else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+    return found
+
+
+@pytest.mark.parametrize("module", PATH)
+def test_calls_travel_downwards(module: str) -> None:
+    """Each module of the path of a call imports only modules below it."""
+    assert imported_by(module) <= set(PATH[PATH.index(module) + 1 :])
+
+
+def test_only_one_module_talks_to_aws() -> None:
+    """``assume_role`` of STS is called in ``_sts`` and nowhere else on the path."""
+    callers = [name for name in PATH if ".assume_role(**" in (PACKAGE / f"{name}.py").read_text()]
+
+    assert callers == ["_sts"]
+
+
+def test_public_names() -> None:
+    """Every public name is importable, documented and sorted; nothing else is public."""
+    assert sorted(xacct_lambda.__all__) == xacct_lambda.__all__
+    for name in xacct_lambda.__all__:
+        assert getattr(xacct_lambda, name).__doc__
+    for name in exceptions.__all__:
+        assert issubclass(getattr(exceptions, name), exceptions.XacctLambdaError)
+
+
+def test_one_version() -> None:
+    """The installed version is the package's own."""
+    assert metadata.version("xacct-lambda") == xacct_lambda.__version__
+
+
+def test_three_dependencies() -> None:
+    """At run time the library needs boto3, botocore and cachetools, and nothing else."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+
+    assert sorted(requirement.partition(">")[0] for requirement in project["dependencies"]) == ["boto3", "botocore", "cachetools"]
+
+
+def test_the_package_is_typed() -> None:
+    """The marker file for type checkers is shipped."""
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_importing_pulls_in_nothing_that_a_handler_does_not_use() -> None:
+    """Over ``import boto3``, the library imports itself, cachetools and what botocore needs for any client."""
+    script = (
+        "import sys, boto3, botocore.session, botocore.parsers, botocore.loaders; before = set(sys.modules); import xacct_lambda;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+
+    assert set(printed.split()) <= {"cachetools", "heapq", "snapshot_restore_py", "xacct_lambda"}
+
+
+def test_no_argument_check_is_an_assert() -> None:
+    """Under ``python -O`` no check disappears: the path has no assert statement."""
+    for module in PATH:
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), module
