@@ -1,4 +1,4 @@
-"""What the tests of all modules share: an empty cache for each, a clock that is set by hand, an STS that does as told."""
+"""What the tests of all modules share: an empty cache for each, a clock set by hand, an STS that does as told."""
 
 from __future__ import annotations
 

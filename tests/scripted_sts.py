@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
@@ -149,7 +149,7 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
 class Stopwatch:
     """How long a block took, in seconds."""
 
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Self:
         self.started = time.perf_counter()
         return self
 

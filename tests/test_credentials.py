@@ -572,6 +572,16 @@ def test_a_fork_keeps_the_parents_credentials(cache: CredentialCache, sts: FakeS
     assert sts.forgotten == 1
 
 
+def test_a_fork_in_the_midst_of_a_change_starts_empty(cache: CredentialCache) -> None:
+    """Where another thread was changing the entries as the process forked, the child trusts none of them."""
+    held = cache.get(KEY)
+    cache._lock.acquire()
+
+    cache.after_fork()
+
+    assert cache.get(KEY) is not held
+
+
 # --- Secrets ----------------------------------------------------------------------------------------------------------
 
 

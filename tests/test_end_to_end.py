@@ -61,7 +61,9 @@ def test_roles_are_chained_through_a_source_session() -> None:
     """``source_session=assumed_session(FIRST)`` assumes the second role as the first."""
     first = assumed_session(ROLE)
 
-    assert whoami(assumed_session(OTHER_ROLE, source_session=first)).startswith("arn:aws:sts::333333333333:assumed-role/Reader/")
+    assert whoami(assumed_session(OTHER_ROLE, source_session=first)).startswith(
+        "arn:aws:sts::333333333333:assumed-role/Reader/"
+    )
     assert cache_info().sts_calls == 2
 
 
@@ -77,8 +79,10 @@ def test_sessions_of_two_regions_share_one_call() -> None:
 @pytest.mark.usefixtures("_aws")
 def test_a_presigned_url_is_the_roles() -> None:
     """A presigned URL bears the assumed role's session token."""
-    url = assumed_session(ROLE, min_ttl_seconds=900).client("s3").generate_presigned_url(
-        "get_object", Params={"Bucket": "orders", "Key": "1.json"}, ExpiresIn=900
+    url = (
+        assumed_session(ROLE, min_ttl_seconds=900)
+        .client("s3")
+        .generate_presigned_url("get_object", Params={"Bucket": "orders", "Key": "1.json"}, ExpiresIn=900)
     )
     frozen = assumed_session(ROLE).get_credentials().get_frozen_credentials()
 
@@ -88,11 +92,15 @@ def test_a_presigned_url_is_the_roles() -> None:
 @pytest.mark.usefixtures("_aws")
 def test_resources_act_as_the_role() -> None:
     """A resource and what it makes act in the other account."""
-    table = assumed_session(ROLE).resource("dynamodb").create_table(
-        TableName="orders",
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
+    table = (
+        assumed_session(ROLE)
+        .resource("dynamodb")
+        .create_table(
+            TableName="orders",
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
     )
     table.put_item(Item={"id": "1", "total": 3})
 
@@ -104,7 +112,7 @@ def test_resources_act_as_the_role() -> None:
 @pytest.mark.parametrize("import_style", ["used before", "imported before"])
 def test_moto_works_whichever_comes_first(order: str, import_style: str) -> None:
     """moto mocks assumed sessions whether it is imported before the library or after a session was made."""
-    use = 'xacct_lambda.assumed_session("%s").client("sts")' % ROLE if import_style == "used before" else ""
+    use = f'xacct_lambda.assumed_session("{ROLE}").client("sts")' if import_style == "used before" else ""
     ours = f"import xacct_lambda\n{use}"
     lines = [ours, "from moto import mock_aws"] if order == "library first" else ["from moto import mock_aws", ours]
     script = "\n".join(
@@ -158,4 +166,6 @@ def test_hooks_for_sts_are_those_of_the_source() -> None:
 
 def _python(script: str) -> str:
     """Run a script in an interpreter of its own; return what it prints."""
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True, text=True
+    ).stdout.strip()

@@ -343,7 +343,11 @@ def takes_s3(event, context, *, s3):
         ({"clients": [3]}, "clients", "3 is not the name of a service"),
         ({"clients": {"s3": 3}}, "clients", "'s3' needs the name of a service"),
         ({"clients": {"s3": {"region_name": "us-east-1"}}}, "clients", "service_name among them"),
-        ({"clients": {"s3": {"service_name": "s3", "region": "x"}}}, "clients", "no 'region'; did you mean 'region_name'?"),
+        (
+            {"clients": {"s3": {"service_name": "s3", "region": "x"}}},
+            "clients",
+            "no 'region'; did you mean 'region_name'?",
+        ),
         ({"clients": {"class": "s3"}}, "clients", "'class' cannot be the name of a parameter"),
         ({"clients": {"a b": "s3"}}, "clients", "'a b' cannot be the name of a parameter"),
         ({"session": 3}, "session", "3 cannot be the name of a parameter"),
@@ -381,7 +385,7 @@ def test_mistakes_are_raised_at_decoration(arguments: dict[str, Any], argument: 
 
 def test_a_service_name_that_resembles_nothing() -> None:
     """Where no service has a similar name, none is suggested."""
-    with pytest.raises(ConfigurationError, match="'qqqqqqqq'$"):
+    with pytest.raises(ConfigurationError, match=r"'qqqqqqqq'$"):
         assume_role(ROLE, clients=["qqqqqqqq"])
 
 
@@ -392,7 +396,7 @@ def test_a_name_injected_by_two_decorators() -> None:
     def handler(event, context, **clients):
         return clients
 
-    with pytest.raises(ConfigurationError, match="'s3' is injected twice into .*handler"):
+    with pytest.raises(ConfigurationError, match=r"'s3' is injected twice into .*handler"):
         assume_role(OTHER_ROLE, clients=["s3"])(handler)
     with pytest.raises(ConfigurationError, match="'s3' is injected twice"):
         assume_role(OTHER_ROLE, clients=["s3"])(assume_role(ROLE, clients=["s3"])(takes_s3))
@@ -423,7 +427,7 @@ def before_more(event, context, s3, *more):
 @pytest.mark.parametrize("handler", [positional_only, before_the_event, before_more])
 def test_a_parameter_that_cannot_be_passed_by_name(handler: Any) -> None:
     """A parameter that the event would fill by position, or that takes no keyword, is refused at decoration."""
-    with pytest.raises(ConfigurationError, match="put it after a \\*"):
+    with pytest.raises(ConfigurationError, match=r"put it after a \*"):
         assume_role(ROLE, clients=["s3"])(handler)
 
 
@@ -686,7 +690,9 @@ def test_a_failed_prefetch_is_logged_and_tried_again(
     assert str(failure) in caplog.text
 
 
-def test_assume_role_overlaps_the_making_of_clients(in_lambda: Any, sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_assume_role_overlaps_the_making_of_clients(
+    in_lambda: Any, sts: FakeSTS, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With ``prefetch=True`` the call to STS is under way while clients are made."""
     in_lambda("on-demand")
     under_way, clients_made = threading.Event(), threading.Event()

@@ -26,7 +26,9 @@ def imported_by(module: str) -> set[str]:
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "xacct_lambda":
             below = node.module.partition(".")[2]
-            found |= {below} if below else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+            found |= (
+                {below} if below else {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+            )
     return found
 
 
@@ -61,7 +63,11 @@ def test_three_dependencies() -> None:
     """At run time the library needs boto3, botocore and cachetools, and nothing else."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
-    assert sorted(requirement.partition(">")[0] for requirement in project["dependencies"]) == ["boto3", "botocore", "cachetools"]
+    assert sorted(requirement.partition(">")[0] for requirement in project["dependencies"]) == [
+        "boto3",
+        "botocore",
+        "cachetools",
+    ]
 
 
 def test_the_package_is_typed() -> None:
@@ -72,7 +78,8 @@ def test_the_package_is_typed() -> None:
 def test_importing_pulls_in_nothing_that_a_handler_does_not_use() -> None:
     """Over ``import boto3``, the library imports itself, cachetools and what botocore needs for any client."""
     script = (
-        "import sys, boto3, botocore.session, botocore.parsers, botocore.loaders; before = set(sys.modules); import xacct_lambda;"
+        "import sys, boto3, botocore.session, botocore.parsers, botocore.loaders; before = set(sys.modules);"
+        "import xacct_lambda;"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout

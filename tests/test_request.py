@@ -20,7 +20,9 @@ POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "
 STS_MODEL = get_session().get_service_model("sts").operation_model("AssumeRole")
 
 names = st.text("abcXYZ019_+=,.@-", min_size=2, max_size=12)
-tag_texts = st.text("abc éß漢019_.:/=+-@", min_size=1, max_size=8).filter(lambda text: not text.lower().startswith("aws:"))
+tag_texts = st.text("abc éß漢019_.:/=+-@", min_size=1, max_size=8).filter(
+    lambda text: not text.lower().startswith("aws:")
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -65,7 +65,10 @@ def test_the_same_arguments_give_the_same_session() -> None:
 )
 def test_whatever_changes_authority_is_another_session(sts: FakeSTS, arguments: dict[str, Any]) -> None:
     """No session and no credentials are shared across anything that STS sees, nor across two callers."""
-    one, other = assumed_session(ROLE, tags={"tenant": "a"}), assumed_session(ROLE, **{"tags": {"tenant": "a"}, **arguments})
+    one, other = (
+        assumed_session(ROLE, tags={"tenant": "a"}),
+        assumed_session(ROLE, **{"tags": {"tenant": "a"}, **arguments}),
+    )
 
     assert one is not other
     assert token_of(one) != token_of(other)
@@ -88,7 +91,9 @@ def test_what_does_not_change_authority_shares_credentials(sts: FakeSTS, argumen
 
 def test_equal_sts_options_give_the_same_session() -> None:
     """A configuration is compared by its options: one made anew for each event costs no session each."""
-    assert assumed_session(ROLE, sts_config=Config(read_timeout=1)) is assumed_session(ROLE, sts_config=Config(read_timeout=1))
+    assert assumed_session(ROLE, sts_config=Config(read_timeout=1)) is assumed_session(
+        ROLE, sts_config=Config(read_timeout=1)
+    )
 
 
 def test_the_default_session_is_boto3s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +202,7 @@ def test_the_same_arguments_give_the_same_client() -> None:
     client = session.client("sqs", "us-east-1")
 
     assert session.client(service_name="sqs", region_name="us-east-1") is client
-    assert session.client("sqs", "us-east-1", None, True, config=None) is client  # noqa: FBT003 - boto3's own parameter
+    assert session.client("sqs", "us-east-1", None, True, config=None) is client
     assert cache_info().clients == 1
 
 
@@ -268,7 +273,9 @@ def test_sessions_neither_print_nor_pickle_secrets() -> None:
 def test_a_callers_bearer_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bearer token in the environment is the caller's: no client of an assumed session sends it."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "callers-bearer-token")
-    client = assumed_session(ROLE).client("bedrock", endpoint_url="http://127.0.0.1:9", config=Config(retries={"total_max_attempts": 1}))
+    client = assumed_session(ROLE).client(
+        "bedrock", endpoint_url="http://127.0.0.1:9", config=Config(retries={"total_max_attempts": 1})
+    )
     sent: list[str] = []
     client.meta.events.register("before-send", lambda request, **_: sent.append(str(request.headers)))
 
@@ -305,7 +312,9 @@ def test_hooks_of_the_source_session_work_on_assumed_sessions() -> None:
     source = boto3.Session()
     seen: list[str] = []
     source.events.register("provide-client-params.sqs", lambda event_name, **_: seen.append(event_name))
-    client = assumed_session(ROLE, source_session=source).client("sqs", endpoint_url="http://127.0.0.1:9", config=Config(retries={"total_max_attempts": 1}))
+    client = assumed_session(ROLE, source_session=source).client(
+        "sqs", endpoint_url="http://127.0.0.1:9", config=Config(retries={"total_max_attempts": 1})
+    )
 
     with pytest.raises(Exception, match="connect"):
         client.list_queues()
@@ -430,6 +439,19 @@ def test_a_fork_is_noticed_by_itself(sts: FakeSTS) -> None:
     release.set()
     holder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_after_a_fork_clients_are_made_anew(sts: FakeSTS) -> None:
+    """The child keeps credentials, and leaves the parent's sessions and connections to the parent."""
+    session = assumed_session(ROLE)
+    token = token_of(session)
+
+    _sessions._after_fork()
+
+    assert cache_info().sessions == 0
+    assert assumed_session(ROLE) is not session
+    assert token_of(assumed_session(ROLE)) == token
+    assert sts.forgotten == 1
 
 
 # --- SnapStart --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from conftest import OTHER_ROLE, ROLE
@@ -88,7 +89,9 @@ def test_credentials_of_a_good_answer(server: ScriptedSTS, sts: STS) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [THROTTLE, SERVER_FAULT, drop, garble("<html>"), slowly(1.2)], ids=["throttle", "5xx", "drop", "garbage", "slow"]
+    "trouble",
+    [THROTTLE, SERVER_FAULT, drop, garble("<html>"), slowly(1.2)],
+    ids=["throttle", "5xx", "drop", "garbage", "slow"],
 )
 def test_one_bad_answer_is_forgiven(server: ScriptedSTS, sts: STS, trouble: Any) -> None:
     """A single throttle, fault, dropped connection or slow answer costs a second try and nothing else."""
@@ -100,7 +103,12 @@ def test_one_bad_answer_is_forgiven(server: ScriptedSTS, sts: STS, trouble: Any)
 
 @pytest.mark.parametrize(
     ("trouble", "code"),
-    [(THROTTLE, "Throttling"), (SERVER_FAULT, "InternalFailure"), (drop, "ConnectionClosedError"), (garble("<"), "ResponseParserError")],
+    [
+        (THROTTLE, "Throttling"),
+        (SERVER_FAULT, "InternalFailure"),
+        (drop, "ConnectionClosedError"),
+        (garble("<"), "ResponseParserError"),
+    ],
 )
 def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: str) -> None:
     """Two bad answers are an STSUnavailableError with the code, the role and the cause; also a ClientError."""
@@ -193,7 +201,7 @@ def test_a_black_hole_costs_less_than_three_seconds(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{listener.getsockname()[1]}")
         for _ in range(4):  # A full queue of connections drops the next.
             filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)  # noqa: FBT003 - the socket's own interface
+            filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
 
         with Stopwatch() as watch, pytest.raises(STSUnavailableError) as caught:
@@ -272,7 +280,9 @@ def test_one_client_for_a_source_session(server: ScriptedSTS, sts: STS, monkeypa
     """Many roles of one source session share one STS client; another configuration has another."""
     source = boto3.Session()
     made = []
-    monkeypatch.setattr(source, "client", lambda *args, **kwargs: made.append(1) or boto3.Session.client(source, *args, **kwargs))
+    monkeypatch.setattr(
+        source, "client", lambda *args, **kwargs: made.append(1) or boto3.Session.client(source, *args, **kwargs)
+    )
 
     for role_arn in (ROLE, OTHER_ROLE):
         sts.assume_role(source, assume_role_request(role_arn), None)
@@ -325,6 +335,13 @@ def test_the_regional_endpoint_is_used(sts: STS, region: str, host: str) -> None
     assert client.meta.region_name == region
 
 
+def test_a_legacy_setting_does_not_change_the_endpoint(sts: STS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``AWS_STS_REGIONAL_ENDPOINTS=legacy``, the default of botocore before 1.40, changes nothing."""
+    monkeypatch.setenv("AWS_STS_REGIONAL_ENDPOINTS", "legacy")
+
+    assert sts._client(boto3.Session(), Config()).meta.endpoint_url == "https://sts.eu-west-1.amazonaws.com"
+
+
 def test_without_a_region_botocore_decides(sts: STS, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no Region is configured at all, as outside Lambda, the endpoint is botocore's choice."""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
@@ -332,10 +349,14 @@ def test_without_a_region_botocore_decides(sts: STS, monkeypatch: pytest.MonkeyP
     assert sts._client(boto3.Session(), Config()).meta.endpoint_url == "https://sts.amazonaws.com"
 
 
-@pytest.mark.parametrize("name", ["retries", "proxies", "s3"])
+@pytest.mark.parametrize("name", ["retries", "proxies_config", "s3"])
 def test_equal_configurations_are_one_key(name: str) -> None:
     """Two Config objects with equal options are one cache key, those with different options two."""
-    value = {"retries": {"max_attempts": 1}, "proxies": {"http": "a"}, "s3": {"addressing_style": "path"}}[name]
+    value = {
+        "retries": {"max_attempts": 1},
+        "proxies_config": {"proxy_client_cert": ("a", "b")},
+        "s3": {"addressing_style": "path"},
+    }[name]
     config = Config(**{name: dict(value)})
 
     assert frozen_config(config) == frozen_config(Config(**{name: dict(value)}))
@@ -398,7 +419,9 @@ def test_a_service_that_goes_on_rejecting_is_not_asked_for_ever(server: Scripted
     client = assumed_session(ROLE).client("sts")
     client.get_caller_identity()
     server.script = [refuse("ExpiredToken", "expired", 403)] + [
-        lambda handler, call: refuse("ExpiredToken", "expired", 403)(handler, call) if call["Action"] != "AssumeRole" else issue(call)
+        lambda handler, call: (
+            refuse("ExpiredToken", "expired", 403)(handler, call) if call["Action"] != "AssumeRole" else issue(call)
+        )
     ] * 3
 
     with pytest.raises(ClientError, match="ExpiredToken"):
@@ -406,6 +429,16 @@ def test_a_service_that_goes_on_rejecting_is_not_asked_for_ever(server: Scripted
 
     assert server.count("AssumeRole") == 2
     assert server.count("GetCallerIdentity") == 3
+
+
+def test_an_unsigned_request_is_its_callers(server: ScriptedSTS) -> None:
+    """A request that bears no credentials cannot have been rejected for them: it is not sent again."""
+    server.script = [refuse("ExpiredToken", "expired", 403)]
+
+    with pytest.raises(ClientError, match="ExpiredToken"):
+        assumed_session(ROLE).client("sts", config=Config(signature_version=UNSIGNED)).get_caller_identity()
+
+    assert server.count("AssumeRole") == 0
 
 
 def test_other_errors_of_a_service_are_its_own(server: ScriptedSTS) -> None:
@@ -428,7 +461,11 @@ def test_a_chained_session_renews_its_own_role_alone(server: ScriptedSTS) -> Non
 
     client.get_caller_identity()
 
-    assert [call.get("RoleArn") for call in server.calls if call["Action"] == "AssumeRole"] == [ROLE, OTHER_ROLE, OTHER_ROLE]
+    assert [call.get("RoleArn") for call in server.calls if call["Action"] == "AssumeRole"] == [
+        ROLE,
+        OTHER_ROLE,
+        OTHER_ROLE,
+    ]
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 import boto3
 from botocore.config import Config
@@ -36,7 +36,8 @@ _INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
 _ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
 _SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
 
-_PerEvent: TypeAlias = _Value | Callable[..., _Value]
+# Of any arguments, as a method has three; the form with two lets type checkers infer those of a lambda.
+_PerEvent: TypeAlias = _Value | Callable[[Any, Any], _Value] | Callable[..., _Value]
 
 
 class AssumeRoleOptions(TypedDict, total=False):
@@ -58,18 +59,15 @@ class AssumeRoleOptions(TypedDict, total=False):
 
 
 class _Decorator(Protocol):
-    @overload
+    """Leaves the types of event, context and result as they are, and the injected parameters open."""
+
     def __call__(
         self, handler: Callable[Concatenate[_Event, _Context, ...], _Result]
     ) -> Callable[Concatenate[_Event, _Context, ...], _Result]: ...
-    @overload
-    def __call__(
-        self, handler: Callable[Concatenate[_Event, ...], _Result]
-    ) -> Callable[Concatenate[_Event, ...], _Result]: ...
 
 
 def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the session are options
-    role_arn: str | Callable[..., str],
+    role_arn: _PerEvent[str],
     *,
     clients: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),
     resources: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),

@@ -92,7 +92,7 @@ class AssumedSession(boto3.Session):
 
     def resource(self, *args: Any, **kwargs: Any) -> Any:
         """Return a new resource with a client of its own, as ``boto3.Session.resource`` does."""
-        # DynamoDB's resource keeps state in handlers that it registers with its client: shared, two threads would mix up
+        # DynamoDB's resource keeps state in handlers on its client: with a shared one, two threads would mix up
         # their expressions.
         with self._cache.building:
             self._in_resource = True
@@ -380,7 +380,7 @@ def _before_snapshot() -> None:
     sys.modules[__name__].state.credentials.forget()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
     os.register_at_fork(after_in_child=_after_fork)
 
 try:

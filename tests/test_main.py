@@ -1,0 +1,68 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from xacct_lambda import cache_info
+from xacct_lambda.__main__ import main
+
+
+def test_the_demo_tells_the_whole_story(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo shows who the handler is in each account, what it read, and the calls and times of both handlers."""
+    assert main(["demo", "--invocations", "3"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "arn:aws:sts::111111111111:assumed-role/my-lambda-execution-role/read-orders" in printed
+    assert "arn:aws:sts::222222222222:assumed-role/role-on-source-account/read-orders" in printed
+    assert printed.count("2026/orders-1.json, 2026/orders-2.json, 2026/orders-3.json") == 2
+    rows = re.findall(r"^ +(\d+) +[\d.]+ ms +(\d+)$", printed, re.MULTILINE)
+    assert rows == [("1", "1"), ("2", "1"), ("3", "1"), ("1", "1"), ("2", "2"), ("3", "3")]
+
+
+def test_the_demo_leaves_nothing_behind() -> None:
+    """After the demo nothing of its accounts is remembered."""
+    main(["demo", "--invocations", "1"])
+
+    assert cache_info()[4:] == (0, 0, 0)
+
+
+def test_the_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without moto the demo says which command installs it, and exits with 2."""
+    monkeypatch.setitem(sys.modules, "moto", None)
+
+    assert main(["demo"]) == 2
+    assert "pip install 'xacct-lambda[testing]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["demo", "--invocations", "0"], ["demo", "--invocations", "x"]]
+)
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong arguments exit with 2 and show how it is meant."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert "usage: xacct-lambda" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[Any]) -> None:
+    """``--help`` names every command with a line on it."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    assert "beside the AWS article's own code" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", [["-m", "xacct_lambda"], ["-c", "from xacct_lambda.__main__ import main; main()"]])
+def test_the_module_runs(command: list[str]) -> None:
+    """``python -m xacct_lambda`` and the console script reach the same commands."""
+    result = subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, check=True)
+
+    assert "demo" in result.stdout

@@ -1,0 +1,85 @@
+"""The README: its handler is the demo's, its statements the article's, its code runs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xacct_lambda import _demo, cache_info
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_begins_with_code() -> None:
+    """Python stands by line ten of the README, in eight lines."""
+    assert "```python" in README.splitlines()[:5]
+    assert len(blocks(README, "python")[0].splitlines()) <= 8
+
+
+def test_the_demo_runs_the_readmes_handler() -> None:
+    """The handler of the demo does what the README's does, line by line."""
+    shown = handler_in(blocks(README, "python")[0])
+    run = handler_in(Path(_demo.__file__).read_text())
+
+    assert shown == run
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_the_readmes_code_runs(number: int) -> None:
+    """Every Python block of the README runs as it stands, and sends nothing."""
+    namespace: dict[str, Any] = {}
+    exec(compile(blocks(README, "python")[number], "README.md", "exec"), namespace)  # noqa: S102 - the point
+
+    assert cache_info().sts_calls == 0
+
+
+def test_the_readmes_statements_are_the_articles() -> None:
+    """The two policies are the AWS article's own."""
+    permissions, trust = map(json.loads, blocks(README, "json"))
+
+    assert permissions == {
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow",
+            "Action": "sts:AssumeRole",
+            "Resource": "arn:aws:iam::222222222222:role/role-on-source-account",
+        },
+    }
+    assert trust == {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": "arn:aws:iam::111111111111:role/my-lambda-execution-role"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+
+
+def test_links_lead_somewhere() -> None:
+    """Every link to a file of this repository finds it."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (PROJECT / target).exists(), target
+
+
+def handler_in(source: str) -> list[str]:
+    function = next(
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.name == "lambda_handler"
+    )
+    statements = [
+        node for node in function.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    return [ast.unparse(statement) for statement in statements]

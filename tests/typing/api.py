@@ -1,0 +1,105 @@
+"""What type checkers make of the public names: one line for each promise, what must be rejected included."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, assert_type
+
+import boto3
+
+from xacct_lambda import CacheInfo, assume_role, assumed_session, cache_info
+from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
+
+ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
+
+
+class Event(dict[str, str]): ...
+
+
+class Context: ...
+
+
+# assumed_session
+assert_type(assumed_session(ROLE), boto3.Session)
+assumed_session(
+    ROLE, duration_seconds=timedelta(minutes=15), min_ttl_seconds=60, tags={"a": "b"}, policy={"Statement": []}
+)
+assumed_session(ROLE, "orders")  # type: ignore[call-arg] # options are keywords
+assumed_session(ROLE, duration_seconds="900")  # type: ignore[arg-type]
+assumed_session(ROLE, tags=["a"])  # type: ignore[arg-type]
+assumed_session(ROLE, mfa_serial="x")  # type: ignore[call-arg]
+
+
+# The handler's own types survive.
+@assume_role(ROLE, clients=["s3"])
+def handler(event: Event, context: Context, *, s3: Any) -> list[str]:
+    return [event["bucket"]]
+
+
+assert_type(handler(Event(), Context()), list[str])
+handler(Event(), Context(), s3=object())
+handler("event", Context())  # type: ignore[arg-type]
+handler(Event(), "context")  # type: ignore[arg-type]
+handler(Event())  # type: ignore[call-arg]
+
+
+# An async handler stays awaitable.
+@assume_role(ROLE, clients=["s3"])
+async def async_handler(event: Event, context: Context, *, s3: Any) -> int:
+    return 1
+
+
+async def await_it() -> None:
+    assert_type(await async_handler(Event(), Context()), int)
+
+
+# A method is still bound.
+class Handlers:
+    @assume_role(ROLE, clients=["s3"])
+    def handle(self, event: Event, context: Context, *, s3: Any) -> int:
+        return 1
+
+
+assert_type(Handlers().handle(Event(), Context()), int)
+Handlers().handle("event", Context())  # type: ignore[arg-type]
+
+
+# Decorators stack.
+@assume_role(ROLE, clients={"source": "s3"})
+@assume_role(ROLE, clients={"target": {"service_name": "s3", "region_name": "us-east-1"}}, session="session")
+def stacked(event: Event, context: Context, *, source: Any, target: Any, session: boto3.Session) -> bytes:
+    return b""
+
+
+assert_type(stacked(Event(), Context()), bytes)
+
+
+# Lambda calls a handler with two arguments: one that takes a single one is a mistake.
+@assume_role(ROLE, clients=["s3"])  # type: ignore[arg-type]
+def small(event: Event, *, s3: Any) -> None: ...
+
+
+# Roles and options may be callables over the event; the caller and the STS client's options may not.
+assume_role(lambda event, context: ROLE, allowed_roles=[ROLE], clients=["s3"])
+assume_role(ROLE, clients=["s3"], tags=lambda event, context: {"tenant": "a"}, external_id=lambda event, context: None)
+assume_role(ROLE, clients=["s3"], prefetch=True, duration_seconds=900)
+assume_role(ROLE, clients=["s3"], source_session=lambda event, context: None)  # type: ignore[arg-type]
+assume_role(ROLE, clients=["s3"], external=1)  # type: ignore[call-arg]
+assume_role(ROLE, clients=3)  # type: ignore[arg-type]
+assume_role(ROLE, prefetch="yes")  # type: ignore[arg-type]
+
+# The rest.
+assert_type(cache_info(), CacheInfo)
+assert_type(cache_info().sts_calls, int)
+
+
+def errors(error: AssumeRoleError | STSUnavailableError, configuration: ConfigurationError) -> XacctLambdaError:
+    assert_type(error.code, str)
+    assert_type(error.role_arn, str)
+    assert_type(configuration.argument, str)
+    return error
+
+
+awaitable: Callable[[Event, Context], Awaitable[int]] = async_handler
+plain: Callable[[Event, Context], list[str]] = handler
