@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import os
 import pickle
+import random
 import sys
 import threading
 import types
@@ -22,6 +24,7 @@ from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._sessions import SessionCache
+from xacct_lambda._sts import FrozenCredentials, uniform
 from xacct_lambda.exceptions import ConfigurationError
 
 
@@ -496,6 +499,27 @@ def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_se
     assert sts.forgotten == 1
     assert module.assumed_session(ROLE).client("sqs") is client
     assert token_of(session) == "token-2"
+
+
+def test_nothing_secret_is_left_for_a_snapshot(sts: FakeSTS) -> None:
+    """Once credentials are dropped, no set of them is alive anywhere in the process."""
+    for number in range(3):
+        token_of(assumed_session(f"{ROLE}-{number}"))
+
+    _sessions._before_snapshot()
+    gc.collect()
+
+    assert [thing for thing in gc.get_objects() if isinstance(thing, FrozenCredentials)] == []
+
+
+def test_jitter_differs_in_restored_copies() -> None:
+    """Two copies of one snapshot draw different jitter, though the state of ``random`` is the same in both."""
+    draws = []
+    for _ in range(2):
+        random.seed(7)
+        draws.append([uniform(0, 1) for _ in range(3)])
+
+    assert draws[0] != draws[1]
 
 
 def test_the_snapshot_hook_is_registered_once(snapshot_hooks: list[Any], reload_sessions: Any, sts: FakeSTS) -> None:

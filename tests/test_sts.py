@@ -233,6 +233,17 @@ def test_the_error_comes_within_the_invocation(server: ScriptedSTS, remaining: A
     assert server.count() == 1
 
 
+def test_no_attempt_without_time(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
+    """Where the invocation is nearly over, no call is begun, and the error says so."""
+    remaining(299)
+
+    with pytest.raises(STSUnavailableError, match="no attempt was made") as caught:
+        assume(sts)
+
+    assert caught.value.code == "NoTimeLeft"
+    assert server.calls == []
+
+
 def test_little_time_allows_one_full_try(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
     """With two seconds left there is time for one try and not for a second."""
     server.always = THROTTLE
@@ -259,7 +270,7 @@ def test_enough_time_allows_two_tries(server: ScriptedSTS, remaining: Any, sts: 
         (None, None),
         (object(), None),
         (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 1250})(), 1.0),
-        (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 100})(), 0.05),
+        (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 100})(), 0),
     ],
 )
 def test_seconds_left(context: Any, expected: float | None) -> None:

@@ -82,7 +82,14 @@ def seconds_left() -> float | None:
     """Return what the invocation has left, less a reserve for reporting an error; None where no context tells."""
     context = invocation.get()
     remaining_time = getattr(getattr(context, "lambda_context", context), "get_remaining_time_in_millis", None)
-    return None if remaining_time is None else max(remaining_time() / 1000 - _RESERVE_SECONDS, _SHORTEST_TRY_SECONDS)
+    return None if remaining_time is None else max(remaining_time() / 1000 - _RESERVE_SECONDS, 0)
+
+
+def no_time_left(role_arn: str) -> STSUnavailableError:
+    """Return what is raised where an attempt could not end before the invocation does."""
+    problem = "no attempt was made, as the invocation's time is nearly over"
+    response = {"Error": {"Code": "NoTimeLeft", "Message": problem}}
+    return STSUnavailableError(f"{role_arn}: {problem}", role_arn=role_arn, response=response)
 
 
 class FrozenCredentials(ReadOnlyCredentials):
@@ -131,6 +138,8 @@ class STS:
             STSUnavailableError: STS gave no usable answer.
         """
         left = seconds_left()
+        if left is not None and left < _SHORTEST_TRY_SECONDS:
+            raise no_time_left(request.role_arn)
         merged: Any = _CONFIG if config is None else _CONFIG.merge(config)
         longest_try = max(merged.connect_timeout, merged.read_timeout)
         if left is None or left >= longest_try:

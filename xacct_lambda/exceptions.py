@@ -11,7 +11,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-__all__ = ["AssumeRoleError", "ConfigurationError", "STSUnavailableError", "XacctLambdaError"]
+__all__ = [
+    "AssumeRoleError",
+    "ConfigurationError",
+    "PartialFailureError",
+    "STSUnavailableError",
+    "XacctLambdaError",
+]
 
 
 class XacctLambdaError(Exception):
@@ -84,3 +90,27 @@ class STSUnavailableError(_STSError):
     :class:`botocore.exceptions.ClientError` too, since throttling and 5xx answers were one before; where STS did not
     answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``) and ``__cause__`` holds it.
     """
+
+
+class PartialFailureError(XacctLambdaError):
+    """Some of many roles failed. The message lists each with its diagnosis.
+
+    Attributes:
+        failures: The exception of each role that failed, by role ARN.
+        results: What the other roles yielded, by role ARN: sessions, or what the function returned. Left behind when
+            the error is pickled, since sessions do not pickle.
+    """
+
+    def __init__(self, failures: Mapping[str, Exception], results: Mapping[str, Any]) -> None:
+        super().__init__(failures, results)
+        self.failures = failures
+        self.results = results
+
+    def __str__(self) -> str:
+        listed = "".join(f"\n- {role_arn}: {error}" for role_arn, error in self.failures.items())
+        return f"{len(self.failures)} of {len(self.failures) + len(self.results)} roles failed:{listed}"
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.failures, {})

@@ -1,0 +1,240 @@
+"""Many roles at once."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+from typing import Any
+
+import boto3
+import pytest
+from conftest import ROLE, Clock, FakeSTS, refusal
+
+from xacct_lambda import _sessions, assume_role, assumed_session, assumed_sessions, for_each_account
+from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._sessions import SessionCache
+from xacct_lambda._sts import invocation
+from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, PartialFailureError, STSUnavailableError
+
+ROLES = [f"arn:aws:iam::{number:012}:role/Auditor" for number in range(20, 0, -1)]
+
+
+class PickySTS(FakeSTS):
+    """Refuses the roles it is told to."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.refused: set[str] = set()
+
+    def assume_role(self, source: boto3.Session, request: Any, config: Any) -> Any:
+        if request.role_arn in self.refused:
+            self.calls += 1
+            raise refusal(role_arn=request.role_arn)
+        return super().assume_role(source, request, config)
+
+
+@pytest.fixture
+def sts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> PickySTS:
+    sts = PickySTS(clock)
+    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
+    return sts
+
+
+def test_sessions_come_in_order_with_credentials_at_hand(sts: PickySTS) -> None:
+    """The sessions are those of ``assumed_session``, in the order of the ARNs, and their first signature is warm."""
+    sessions = assumed_sessions(ROLES)
+
+    assert list(sessions) == ROLES
+    assert sts.calls == len(ROLES)
+    for role_arn, session in sessions.items():
+        assert session is assumed_session(role_arn)
+        assert session.get_credentials().get_frozen_credentials()
+    assert sts.calls == len(ROLES)
+
+
+def test_roles_are_assumed_at_the_same_time(sts: PickySTS) -> None:
+    """As many calls are under way at one time as there are workers."""
+    all_at_once = threading.Barrier(20, timeout=5)
+    sts.during = lambda: all_at_once.wait() and None
+
+    assert len(assumed_sessions(ROLES, max_workers=20)) == 20
+
+
+def test_the_number_of_threads_is_bounded(sts: PickySTS) -> None:
+    """No more than ``max_workers`` threads work."""
+    seen: set[str] = set()
+    sts.during = lambda: seen.add(threading.current_thread().name)
+
+    assumed_sessions(ROLES, max_workers=3)
+
+    assert 1 <= len(seen) <= 3
+
+
+def test_a_role_given_twice_is_assumed_once(sts: PickySTS) -> None:
+    """An ARN that stands in the list twice costs one call."""
+    assert list(assumed_sessions([ROLE, ROLE])) == [ROLE]
+    assert sts.calls == 1
+
+
+def test_one_bad_role_costs_no_other(sts: PickySTS) -> None:
+    """One error lists every role that failed with its diagnosis, and holds the sessions of the others."""
+    sts.refused = {ROLES[3]}
+
+    with pytest.raises(PartialFailureError) as caught:
+        assumed_sessions([*ROLES, "not an ARN"])
+
+    error = caught.value
+    assert list(error.failures) == [ROLES[3], "not an ARN"]
+    assert isinstance(error.failures[ROLES[3]], AssumeRoleError)
+    assert isinstance(error.failures["not an ARN"], ConfigurationError)
+    assert list(error.results) == [role_arn for role_arn in ROLES if role_arn != ROLES[3]]
+    assert str(error).startswith("2 of 21 roles failed:\n- arn:aws:iam::")
+    assert f"STS refused {ROLES[3]}" in str(error)
+
+
+def test_partial_failures_pickle_without_their_sessions(sts: PickySTS) -> None:
+    """The error crosses a process boundary; the sessions stay behind."""
+    sts.refused = {ROLES[0]}
+    with pytest.raises(PartialFailureError) as caught:
+        assumed_sessions(ROLES[:2])
+
+    copy = pickle.loads(pickle.dumps(caught.value))
+
+    assert copy.results == {}
+    assert copy.failures[ROLES[0]].code == "AccessDenied"
+    assert repr(copy).startswith("1 of 1 roles failed:")
+
+
+def test_exceptions_may_be_returned(sts: PickySTS) -> None:
+    """With ``return_exceptions`` a failure takes the place of its session, as in ``asyncio.gather``."""
+    sts.refused = {ROLES[1]}
+
+    outcomes = assumed_sessions(ROLES[:3], return_exceptions=True)
+
+    assert list(outcomes) == ROLES[:3]
+    assert [type(outcome).__name__ for outcome in outcomes.values()] == [
+        "AssumedSession",
+        "AssumeRoleError",
+        "AssumedSession",
+    ]
+
+
+def test_options_hold_for_all_roles_and_may_depend_on_the_role(sts: PickySTS) -> None:
+    """An option goes to every role; a callable is asked with the role's ARN, as for an external ID of each account."""
+    sessions = assumed_sessions(ROLES[:2], duration_seconds=900, external_id=lambda role_arn: f"id-{role_arn[13:25]}")
+
+    for role_arn, session in sessions.items():
+        assert session is assumed_session(role_arn, duration_seconds=900, external_id=f"id-{role_arn[13:25]}")
+
+
+def test_progress_is_reported_as_it_comes(sts: PickySTS, caplog: pytest.LogCaptureFixture) -> None:
+    """The callback gets each ARN with its session or exception, in the calling thread; the log has a record of each."""
+    caplog.set_level(logging.DEBUG, logger="xacct_lambda")
+    sts.refused = {ROLES[1]}
+    reported: dict[str, Any] = {}
+    threads = set()
+
+    def progress(role_arn: str, outcome: Any) -> None:
+        reported[role_arn] = outcome
+        threads.add(threading.current_thread())
+
+    outcomes = assumed_sessions(ROLES, return_exceptions=True, progress=progress)
+
+    assert reported == outcomes
+    assert threads == {threading.current_thread()}
+    assert f"{ROLES[1]} failed" in caplog.text
+    assert caplog.text.count(" done (") == 19
+
+
+class Context:
+    def __init__(self, milliseconds: int) -> None:
+        self.milliseconds = milliseconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.milliseconds
+
+
+def test_nothing_is_begun_that_cannot_end(sts: PickySTS) -> None:
+    """With the invocation nearly over, the loop's function is not called; what had been done before is returned."""
+    context = Context(60_000)
+
+    def visit(_session: boto3.Session, _account_id: str) -> str:
+        context.milliseconds = 200
+        return "done"
+
+    with pytest.raises(PartialFailureError) as caught:
+        for_each_account(visit, ROLES[:5], max_workers=1, context=context)
+
+    assert list(caught.value.results.values()) == ["done"]
+    assert {type(error) for error in caught.value.failures.values()} == {STSUnavailableError}
+    assert invocation.get() is None
+
+
+def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
+    """Under ``@assume_role`` the invocation's deadline needs no argument."""
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        return for_each_account(lambda _session, account_id: account_id, ROLES[:2], return_exceptions=True)
+
+    assert list(handler({}, Context(60_000)).values()) == ["000000000020", "000000000019"]
+    assert {type(outcome) for outcome in handler({}, Context(100)).values()} == {STSUnavailableError}
+
+
+def test_the_loop_over_accounts(sts: PickySTS) -> None:
+    """``for_each_account`` calls the function with each session and account, and returns what it returned."""
+    results = for_each_account(lambda session, account_id: (session, account_id), ROLES[:2])
+
+    assert results == {role_arn: (assumed_session(role_arn), role_arn[13:25]) for role_arn in ROLES[:2]}
+
+
+def test_what_the_function_raises_is_its_roles_failure(sts: PickySTS) -> None:
+    """An exception of the function costs no other account."""
+
+    def visit(_session: boto3.Session, account_id: str) -> str:
+        if account_id == "000000000020":
+            raise LookupError("no such table")
+        return account_id
+
+    with pytest.raises(PartialFailureError, match="no such table") as caught:
+        for_each_account(visit, ROLES[:3])
+    assert len(caught.value.results) == 2
+    outcomes = for_each_account(visit, ROLES[:3], return_exceptions=True)
+    assert isinstance(outcomes[ROLES[0]], LookupError)
+
+
+def test_exceptions_as_results_are_results(sts: PickySTS) -> None:
+    """A function that returns an exception has not failed."""
+    error = LookupError("found out")
+
+    assert for_each_account(lambda _session, _account_id: error, ROLES[:1]) == {ROLES[0]: error}
+
+
+def test_an_interrupt_is_not_a_partial_failure(sts: PickySTS) -> None:
+    """A ``KeyboardInterrupt`` in a thread ends the loop."""
+
+    def interrupt(_session: boto3.Session, _account_id: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        for_each_account(interrupt, ROLES[:1], return_exceptions=True)
+
+
+@pytest.mark.parametrize("max_workers", [0, 51, True, "8"])
+def test_the_number_of_workers_has_limits(max_workers: Any) -> None:
+    """As many as 50 roles at a time, since the STS client has as many connections."""
+    with pytest.raises(ConfigurationError) as caught:
+        assumed_sessions(ROLES, max_workers=max_workers)
+    assert caught.value.argument == "max_workers"
+
+
+def test_one_arn_is_not_a_list() -> None:
+    """A string in the place of a list is refused, rather than taken letter by letter."""
+    with pytest.raises(ConfigurationError, match="a list of ARNs"):
+        assumed_sessions(ROLE)
+
+
+def test_no_roles_at_all(sts: PickySTS) -> None:
+    """An empty list is an empty result."""
+    assert assumed_sessions([]) == {}

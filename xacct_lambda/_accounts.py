@@ -1,0 +1,173 @@
+"""Many roles at once: their sessions, and the loop over accounts that everybody writes on top of them."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any, Final, Literal, TypeVar, Unpack, overload
+
+import boto3
+
+from xacct_lambda._handler import AssumeRoleOptions
+from xacct_lambda._request import role_arn_parts
+from xacct_lambda._sessions import assumed_session
+from xacct_lambda._sts import invocation, no_time_left, seconds_left
+from xacct_lambda.exceptions import ConfigurationError, PartialFailureError
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_MAX_WORKERS: Final = 50
+"""As many as the STS client has connections."""
+
+Progress = Callable[[str, Any], None]
+
+
+@overload
+def assumed_sessions(
+    role_arns: Iterable[str],
+    *,
+    max_workers: int = ...,
+    return_exceptions: Literal[False] = ...,
+    context: object = ...,
+    progress: Progress | None = ...,
+    **options: Unpack[AssumeRoleOptions],
+) -> dict[str, boto3.Session]: ...
+@overload
+def assumed_sessions(
+    role_arns: Iterable[str],
+    *,
+    max_workers: int = ...,
+    return_exceptions: bool,
+    context: object = ...,
+    progress: Progress | None = ...,
+    **options: Unpack[AssumeRoleOptions],
+) -> dict[str, boto3.Session | Exception]: ...
+def assumed_sessions(
+    role_arns: Iterable[str],
+    *,
+    max_workers: int = 32,
+    return_exceptions: bool = False,
+    context: object = None,
+    progress: Progress | None = None,
+    **options: Unpack[AssumeRoleOptions],
+) -> dict[str, Any]:
+    """Assume many roles at the same time; return their sessions, credentials at hand, in the order of ``role_arns``.
+
+    One bad role never costs the others. 50 roles take about as long as two after one another.
+
+    Args:
+        role_arns: ARNs of the roles; one that stands there twice is assumed once.
+        max_workers: How many roles are assumed at a time, 1 to 50.
+        return_exceptions: Put the exception of a role that failed in the place of its session, as ``asyncio.gather``
+            does, rather than raise.
+        context: The Lambda context: no attempt is begun that cannot end before the invocation does. Inside a handler
+            under ``@assume_role`` it is known already.
+        progress: Called with each ARN and its session or exception as soon as there is one, in the calling thread.
+        options: Those of :func:`assumed_session`, for all roles; each may be a callable over the role's ARN, as where
+            every account has an external ID of its own.
+
+    Raises:
+        PartialFailureError: At least one role failed. It lists each with its diagnosis, and holds the sessions of the
+            others in ``results``.
+        ConfigurationError: ``max_workers`` is out of range.
+    """
+    return _for_each(_session_alone, role_arns, max_workers, return_exceptions, context, progress, options)
+
+
+@overload
+def for_each_account(
+    function: Callable[[boto3.Session, str], _Result],
+    role_arns: Iterable[str],
+    *,
+    max_workers: int = ...,
+    return_exceptions: Literal[False] = ...,
+    context: object = ...,
+    progress: Progress | None = ...,
+    **options: Unpack[AssumeRoleOptions],
+) -> dict[str, _Result]: ...
+@overload
+def for_each_account(
+    function: Callable[[boto3.Session, str], _Result],
+    role_arns: Iterable[str],
+    *,
+    max_workers: int = ...,
+    return_exceptions: bool,
+    context: object = ...,
+    progress: Progress | None = ...,
+    **options: Unpack[AssumeRoleOptions],
+) -> dict[str, _Result | Exception]: ...
+def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the function
+    function: Callable[[boto3.Session, str], Any],
+    role_arns: Iterable[str],
+    *,
+    max_workers: int = 32,
+    return_exceptions: bool = False,
+    context: object = None,
+    progress: Progress | None = None,
+    **options: Unpack[AssumeRoleOptions],
+) -> dict[str, Any]:
+    """Call ``function(session, account_id)`` for each role, in threads; return what each returned, by role ARN.
+
+    Arguments and errors are those of :func:`assumed_sessions`; what ``function`` raises counts as that role's failure
+    and costs no other role.
+    """
+    return _for_each(function, role_arns, max_workers, return_exceptions, context, progress, options)
+
+
+def _session_alone(session: boto3.Session, _account_id: str) -> boto3.Session:
+    return session
+
+
+def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions above
+    function: Callable[[boto3.Session, str], Any],
+    role_arns: Iterable[str],
+    max_workers: int,
+    return_exceptions: bool,  # noqa: FBT001
+    context: object,
+    progress: Progress | None,
+    options: AssumeRoleOptions,
+) -> dict[str, Any]:
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= _MAX_WORKERS:
+        raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
+    if isinstance(role_arns, str):
+        raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    outcomes: dict[str, Any] = dict.fromkeys(role_arns)
+    token = invocation.set(invocation.get() if context is None else context)
+    try:
+        with ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda") as pool:
+            # Each thread sees the invocation, and whatever tracing keeps in context variables.
+            roles: dict[Future[Any], str] = {
+                pool.submit(contextvars.copy_context().run, _visit, function, role_arn, options): role_arn
+                for role_arn in outcomes
+            }
+            for done, future in enumerate(as_completed(roles), 1):
+                role_arn, error = roles[future], future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                outcomes[role_arn] = error or future.result()
+                _logger.debug("%s %s (%d of %d)", role_arn, "failed" if error else "done", done, len(roles))
+                if progress is not None:
+                    progress(role_arn, outcomes[role_arn])
+    finally:
+        invocation.reset(token)
+    failed = {role_arn for future, role_arn in roles.items() if future.exception()}
+    if failed and not return_exceptions:
+        raise PartialFailureError(
+            results={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failed},
+            failures={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn in failed},
+        )
+    return outcomes
+
+
+def _visit(function: Callable[[boto3.Session, str], Any], role_arn: str, options: AssumeRoleOptions) -> Any:
+    """Do one role's part, in a thread of its own."""
+    account_id = role_arn_parts(role_arn)[2]
+    own_options: Any = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
+    session = assumed_session(role_arn, **own_options)
+    session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
+    if seconds_left() == 0:
+        raise no_time_left(role_arn)
+    return function(session, account_id)
