@@ -401,6 +401,29 @@ def test_a_configuration_error_is_not_cached(cache: CredentialCache, sts: FakeST
     assert cache.get(KEY).access_key == "ASIA2"
 
 
+def test_a_log_handler_may_sign_requests_itself(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning is logged while no lock is held: a handler that ships logs as the role gets credentials."""
+    first = cache.get(KEY)
+    signed: list[FrozenCredentials] = []
+
+    class ShippingHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            signed.append(cache.get(KEY))
+
+    handler = ShippingHandler()
+    logging.getLogger("xacct_lambda").addHandler(handler)
+    clock.advance(HOUR - 600)
+    sts.failure = outage()
+    try:
+        cache.get(KEY)
+    finally:
+        logging.getLogger("xacct_lambda").removeHandler(handler)
+
+    assert signed == [first]
+
+
 # --- A life of at least so long ---------------------------------------------------------------------------------------
 
 
@@ -422,6 +445,18 @@ def test_min_ttl_that_cannot_be_reached(cache: CredentialCache, sts: FakeSTS, cl
 
     with pytest.raises(STSUnavailableError):
         cache.get(KEY, min_ttl_seconds=2700)
+
+
+def test_a_failure_for_min_ttl_does_not_hasten_renewal(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """A failed attempt for a caller who needs a longer life leaves everybody else's renewal when it was due."""
+    first = cache.get(KEY)
+    sts.failure = outage()
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY, min_ttl_seconds=3600)
+    sts.failure = None
+    clock.advance(HOUR - 900 - 1)
+
+    assert cache.get(KEY) is first
 
 
 def test_min_ttl_longer_than_what_sts_issues(cache: CredentialCache, sts: FakeSTS) -> None:

@@ -212,6 +212,7 @@ class CredentialCache:
     def _fly(self, key: CredentialKey, flight: _Flight, config: Config | None, *, share_failure: bool) -> None:
         """Make the one call, record what came of it, wake those who wait; without an outcome they start over."""
         outcome: IssuedCredentials | XacctLambdaError | None = None
+        spared: _Held | None = None
         try:
             outcome = self._sts.assume_role(key.source, key.request, config)
         except XacctLambdaError as error:
@@ -223,32 +224,42 @@ class CredentialCache:
                 # Not so after forget(): what an earlier attempt brings home is for those who waited for it alone.
                 if self._flights.get(key) is flight:
                     del self._flights[key]
-                    self._record(key, outcome)
+                    spared = self._record(key, outcome)
             flight.outcome = outcome
             flight.done.set()
+        if spared:
+            # Not under the lock: a log handler may be the user's, and may itself sign requests as the role.
+            _logger.log(
+                logging.DEBUG if spared.failed_renewals else logging.WARNING,
+                "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
+                key.request.role_arn,
+                spared.expires_at - self._latest,
+                outcome,
+            )
 
-    def _record(self, key: CredentialKey, outcome: IssuedCredentials | XacctLambdaError | None) -> None:
+    def _record(self, key: CredentialKey, outcome: IssuedCredentials | XacctLambdaError | None) -> _Held | None:
+        """Keep what an attempt yielded; return the credentials that go on serving though it failed."""
         now = self._now()
         if isinstance(outcome, IssuedCredentials):
             # Half a life at most: where this machine's clock is ahead of STS's, a whole window may leave nothing.
             window = min(advisory_seconds(key.request.duration_seconds), (outcome.expires_at - now) / 2)
             renew_at = outcome.expires_at - window * (1 - self._jitter(0, _JITTER))
             self._held[key] = _Held(outcome.frozen, outcome.expires_at, renew_at)
-            return
+            return None
         self._failures += 1
-        held = self._held.get(key)
         if _refuses(outcome):
             self._refused[key] = _Remembered(now + _MEMORY_SECONDS, _fresh(outcome))
-        elif held:
+            return None
+        held = self._held.get(key)
+        if held:
             pause = min(_BACK_OFF_SECONDS * 2**held.failed_renewals, _LONGEST_BACK_OFF_SECONDS) * self._jitter(0.5, 1)
-            self._held[key] = dataclasses.replace(held, renew_at=now + pause, failed_renewals=held.failed_renewals + 1)
-            _logger.log(
-                logging.DEBUG if held.failed_renewals else logging.WARNING,
-                "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
-                key.request.role_arn,
-                held.expires_at - now,
-                outcome,
+            self._held[key] = dataclasses.replace(
+                # Not sooner than was due: the attempt may have been for a caller who needs a longer life.
+                held,
+                renew_at=max(held.renew_at, now + pause),
+                failed_renewals=held.failed_renewals + 1,
             )
+        return held
 
     def _despite(
         self, error: XacctLambdaError, key: CredentialKey, min_ttl_seconds: float, *, leads: bool

@@ -171,7 +171,8 @@ class STS:
             return client
 
     def _call(self, client: Any, request: AssumeRoleRequest) -> IssuedCredentials:
-        self.calls += 1
+        with self._lock:
+            self.calls += 1
         token = _assuming.set(True)
         try:
             response = client.assume_role(**request.parameters())
