@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 import boto3
@@ -134,12 +133,14 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
     if isinstance(role_arns, str):
         raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
+
     outcomes: dict[str, Any] = dict.fromkeys(role_arns)
     token = invocation.set(invocation.get() if context is None else context)
     try:
         with ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda") as pool:
             # Each thread sees the invocation, and whatever tracing keeps in context variables.
-            roles: dict[Future[Any], str] = {
+            roles = {
                 pool.submit(contextvars.copy_context().run, _visit, function, role_arn, options): role_arn
                 for role_arn in outcomes
             }
