@@ -502,7 +502,7 @@ def test_no_secret_is_logged_or_told(
     """With every logger at DEBUG, no key, token or external ID is in any record, message, traceback, repr or pickle."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", "callers-token")
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("botocore").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="botocore")
     server.always = trouble
     told = ""
     session = assumed_session(ROLE, external_id="hush-hush")
