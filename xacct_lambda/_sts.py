@@ -230,29 +230,28 @@ def _failure(
     error: BotoCoreError | ClientError | ResponseParserError, request: AssumeRoleRequest
 ) -> tuple[XacctLambdaError, Exception]:
     """Return what to raise in the place of botocore's error, and the cause to chain to it, both without secrets."""
+    # Here, as a cold start that is not refused does without it.
+    from xacct_lambda import _diagnosis  # noqa: PLC0415
+
     role_arn = request.role_arn
     if isinstance(error, ClientError):
-        answer: Any = {
-            **error.response["Error"],
-            "Message": _scrubbed(error.response["Error"].get("Message", ""), request),
-        }
+        code, text = error.response["Error"].get("Code", "Unknown"), error.response["Error"].get("Message", "")
+        answer: Any = {**error.response["Error"], "Message": _scrubbed(text, request)}
         response: Any = {**error.response, "Error": answer}
         cause = ClientError(response, "AssumeRole")
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if answer.get("Code") in _PASSING_CODES or status in _SERVER_FAULTS:
-            return STSUnavailableError(
-                f"STS did not serve {role_arn}: {cause}", role_arn=role_arn, response=response
-            ), cause
-        return AssumeRoleError(f"STS refused {role_arn}: {cause}", role_arn=role_arn, response=response), cause
+        if code in _PASSING_CODES or status in _SERVER_FAULTS:
+            message = _diagnosis.failure(code, answer["Message"], request)
+            return STSUnavailableError(message, role_arn=role_arn, response=response), cause
+        message = _diagnosis.refusal(code, answer["Message"], request)
+        return AssumeRoleError(message, role_arn=role_arn, response=response), cause
     if isinstance(error, ResponseParserError):
         # Its message quotes the body, which may be half an answer with the secrets in it.
         error = ResponseParserError("the answer is not one of STS (its text is withheld)")
     if isinstance(error, _NO_ANSWER):
-        response = {"Error": {"Code": type(error).__name__, "Message": str(error)}}
-        message = (
-            f"No answer from STS for {role_arn}: {error}. A function in a VPC needs a NAT gateway or an interface "
-            "endpoint for STS (com.amazonaws.REGION.sts), and a security group that lets it out on port 443"
-        )
+        code, text = type(error).__name__, str(error)
+        message = _diagnosis.no_answer(code, text, request)
+        response = {"Error": {"Code": code, "Message": text}}
         return STSUnavailableError(message, role_arn=role_arn, response=response), error
     if isinstance(error, botocore_exceptions.ParamValidationError):
         report = _scrubbed(str(error), request)
