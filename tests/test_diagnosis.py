@@ -208,8 +208,8 @@ OTHER = [
         "Region",
         "RegionDisabledException",
         (
-            "STS is not activated in this region for account:222222222222. Your account administrator can activate STS in "
-            "this region using the IAM Console."
+            "STS is not activated in this region for account:222222222222. Your account administrator can activate STS "
+            "in this region using the IAM Console."
         ),
         ["Account 222222222222 must activate STS in it"],
     ),
