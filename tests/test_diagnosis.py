@@ -269,7 +269,7 @@ UNUSUAL = [
         ["together exceed the space"],
     ),
     ("something new", "SomethingNew", "Says who?", [f"STS refused the request for {ROLE}"]),
-    ("nothing said", "SomethingNew", "", [f"STS refused the request for {ROLE}", "STS said: SomethingNew"]),
+    ("nothing said", "SomethingNew", "", [f"STS refused the request for {ROLE}", "STS said: (SomethingNew)"]),
 ]
 
 
@@ -482,7 +482,7 @@ def test_error_pickles_with_its_message():
 def test_error_without_code_and_text():
     """An answer without a code and a text is an answer of which nothing is known."""
     raised, _ = _sts._failure(ClientError({"Error": {}}, "AssumeRole"), request())
-    assert str(raised) == f"STS refused the request for {ROLE}. STS said: Unknown"
+    assert str(raised) == f"STS refused the request for {ROLE}. STS said nothing."
 
 
 def test_answer_of_5xx_is_no_refusal():

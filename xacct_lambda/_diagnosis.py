@@ -88,7 +88,8 @@ def no_answer(code: str, text: str, request: AssumeRoleRequest) -> str:
 def _quoted(code: str, text: str) -> str:
     if any(failed["member"] == "externalId" for failed in _CONSTRAINT.finditer(text)):
         text = _CONSTRAINT.sub("at '\\g<member>' failed to satisfy constraint: \\g<rule>", text)
-    return f"STS said: {text} ({code})" if text else f"STS said: {code}"
+    said = " ".join(filter(None, [text, code and f"({code})"]))
+    return f"STS said: {said}" if said else "STS said nothing."
 
 
 class _Caller(NamedTuple):

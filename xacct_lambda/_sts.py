@@ -235,8 +235,10 @@ def _failure(
 
     role_arn = request.role_arn
     if isinstance(error, ClientError):
-        code, text = error.response["Error"].get("Code", "Unknown"), error.response["Error"].get("Message", "")
-        answer: Any = {**error.response["Error"], "Message": _scrubbed(text, request)}
+        answer: Any = dict(error.response["Error"])
+        # botocore makes None of an empty element.
+        answer["Message"] = _scrubbed(answer.get("Message") or "", request)
+        code = answer.get("Code") or ""
         response: Any = {**error.response, "Error": answer}
         cause = ClientError(response, "AssumeRole")
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
