@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import threading
+from pathlib import Path
 
 import pytest
 from check_sts import CALLER, CheckSTS, Dropped, Refusal
@@ -270,3 +273,24 @@ def test_test_event_that_is_none(event):
     """An event without a role, or with what a test event cannot hold, is refused."""
     with pytest.raises(ConfigurationError, match="argument"):
         _check.lambda_handler(event, None)
+
+
+def documented():
+    """Return the commands of docs/cli.md with their output."""
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    return re.findall(r"```console\n\$ python -m xacct_lambda (check .*)\n((?:.*\n)*?)```", page)
+
+
+@pytest.mark.parametrize(("line", "output"), documented(), ids=["success", "refusal"])
+def test_documented_runs(sts, capsys, line, output):
+    """What docs/cli.md shows of the command is what it prints, but for the times."""
+
+    def timeless(text):
+        return re.sub(r" +\d+ ms|\d+$|[\d:T-]+Z", "", text, flags=re.MULTILINE)
+
+    if "AssumeRoleError" in output:
+        refused = re.search(r"STS said: (.*) \(AccessDenied\)", output)
+        sts.refusals["AssumeRole"] = Refusal("AccessDenied", refused[1])
+    main(shlex.split(line))
+    printed = capsys.readouterr().out.replace(sts.url, "https://sts.eu-west-1.amazonaws.com")
+    assert timeless(printed) == timeless(output)

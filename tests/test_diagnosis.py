@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError, EndpointConnectionError
 from botocore.parsers import ResponseParserError
 
-from xacct_lambda import _diagnosis, _sts
+from xacct_lambda import _credentials, _diagnosis, _sts
 from xacct_lambda._request import assume_role_request
 from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
 
@@ -406,6 +406,20 @@ def test_caller_that_is_not_named(text):
     assert "the caller's policies have {" in message
     assert "to the caller's role (to see which: python -m xacct_lambda check)" in message
     assert "--execution-role-arn EXECUTION_ROLE_ARN." in message
+
+
+def test_no_text_is_too_strange():
+    """Whatever STS says, the diagnosis does not fail: cut off anywhere, each text still has a message."""
+    long_name = DENIED.replace("assumed-role/orders-fn", f"assumed-role/{'x' * 65}")
+    texts = [long_name] + [text for _, text, _ in ACCESS] + [text for _, _, text, _ in OTHER + UNUSUAL]
+    cut = {text[:end] for text in texts for end in range(len(text))}
+    assert all(ROLE in _diagnosis.refusal(code, text, request()) for text in cut for code in ("AccessDenied", "Other"))
+
+
+@pytest.mark.parametrize("code", sorted(_credentials._CALLER_CODES))
+def test_callers_codes(code):
+    """What the credential cache takes for a fault of the caller's credentials, the message calls one."""
+    assert "The caller's own credentials" in _diagnosis.refusal(code, "no", request())
 
 
 def test_caller_of_another_partition():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -448,3 +450,16 @@ def test_terraform_holds_the_articles_policies(capsys):
 def test_terraform_text_is_no_template():
     """What would begin a template in Terraform's language is escaped."""
     assert _as_expression({"Resource": "role/${a}/%{b}/$c"}) == '{\n    "Resource" = "role/$${a}/%%{b}/$c"\n  }'
+
+
+def documented():
+    """Return the commands of docs/cli.md with their output."""
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    return re.findall(r"```console\n\$ python -m xacct_lambda (policy .*)\n((?:.*\n)*?)```", page)
+
+
+@pytest.mark.parametrize(("line", "output"), documented())
+def test_documented_commands(capsys, line, output):
+    """What docs/cli.md shows of the command is what it prints."""
+    assert main(shlex.split(line)) == 0
+    assert capsys.readouterr().out == output

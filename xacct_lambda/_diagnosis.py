@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from xacct_lambda import policy
@@ -27,7 +28,7 @@ _REASON: Final = re.compile(
 _SESSION_ARN: Final = re.compile(r"arn:(aws[a-z-]*):sts::([0-9]{12}):assumed-role/([\w+=,.@-]+)(?:/\S*)?", re.ASCII)
 _ANY_ARN: Final = re.compile(r"arn:aws[a-z-]*:[\w-]*:[\w-]*:[0-9]*:[\w+=,.@:/-]+", re.ASCII)
 _CONSTRAINT: Final = re.compile(
-    r"(?:Value '(?P<value>.*?)' )?at '(?P<member>\w+)[\w.]*' failed to satisfy constraint: (?P<rule>[^;]*)", re.DOTALL
+    r"(?:Value '.*?' )?at '(?P<member>\w+)[\w.]*' failed to satisfy constraint: (?P<rule>[^;]*)", re.DOTALL
 )
 _STS_HOST: Final = re.compile(r"//sts\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/")
 
@@ -106,15 +107,14 @@ def _caller(text: str) -> _Caller | None:
     """Return who called, where STS's text says so and a policy can name them."""
     denied = _DENIED.search(text)
     arn = (denied and denied["caller"]) or ""
-    if session := _SESSION_ARN.fullmatch(arn):
-        partition, account_id, name = session.groups()
-        return _Caller(f"arn:{partition}:iam::{account_id}:role/{name}", partition, account_id, is_session=True)
+    session = _SESSION_ARN.fullmatch(arn)
+    principal_arn = f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}" if session else arn
     try:
-        policy.trust_policy(arn)
+        policy.trust_policy(principal_arn)
     except ConfigurationError:
         return None
-    _, partition, _, _, account_id, _ = arn.split(":", 5)
-    return _Caller(arn, partition, account_id, is_session=False)
+    _, partition, _, _, account_id, _ = principal_arn.split(":", 5)
+    return _Caller(principal_arn, partition, account_id, is_session=session is not None)
 
 
 class _Case:
@@ -336,28 +336,31 @@ def _malformed_policy(_text: str, request: AssumeRoleRequest) -> str:
     )
 
 
-def _callers_credentials(problem: str) -> Callable[[str, AssumeRoleRequest], str]:
-    def advice(_text: str, request: AssumeRoleRequest) -> str:
-        return (
-            f"The caller's own credentials {problem}, so STS never came to {request.role_arn}: not its policies, the "
-            "source session is at fault (environment variables, a profile, keys given to boto3.Session)."
-        )
+_CALLERS_FAULTS: Final = {
+    "ExpiredToken": "have expired",
+    "ExpiredTokenException": "have expired",
+    "IncompleteSignature": "are incomplete",
+    "InvalidAccessKeyId": "are not valid (deactivated or deleted)",
+    "InvalidClientTokenId": "are not valid (deactivated, deleted, of another partition or of a Region not enabled)",
+    "RequestExpired": "were used too late, or by a clock that is wrong",
+    "RequestTimeTooSkewed": "were used by a clock that is wrong",
+    "SignatureDoesNotMatch": "do not match (a wrong secret key, a clock that is wrong)",
+    "UnrecognizedClientException": "are not valid (deactivated or deleted)",
+}
 
-    return advice
+
+def _callers_credentials(fault: str, _text: str, request: AssumeRoleRequest) -> str:
+    return (
+        f"The caller's own credentials {fault}, so STS never came to {request.role_arn}: not its policies, the source "
+        "session is at fault (environment variables, a profile, keys given to boto3.Session)."
+    )
 
 
 _BY_CODE: Final[dict[str, Callable[[str, AssumeRoleRequest], str]]] = {
     "AccessDenied": _access_denied,
     "AccessDeniedException": _access_denied,
-    "RegionDisabledException": _region_disabled,
-    "PackedPolicyTooLarge": _packed_policy,
     "MalformedPolicyDocument": _malformed_policy,
-    "ExpiredToken": _callers_credentials("have expired"),
-    "ExpiredTokenException": _callers_credentials("have expired"),
-    "RequestExpired": _callers_credentials("were used with a clock that is wrong, or too late"),
-    "InvalidClientTokenId": _callers_credentials(
-        "are not valid (deactivated, deleted, of another partition or Region)"
-    ),
-    "UnrecognizedClientException": _callers_credentials("are not valid"),
-    "SignatureDoesNotMatch": _callers_credentials("do not match (a wrong secret key, a clock that is wrong)"),
+    "PackedPolicyTooLarge": _packed_policy,
+    "RegionDisabledException": _region_disabled,
+    **{code: partial(_callers_credentials, fault) for code, fault in _CALLERS_FAULTS.items()},
 }
