@@ -395,10 +395,15 @@ def test_caller_that_is_a_user():
     assert "STS does not show" not in message
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["Access denied", "Not authorized to perform sts:AssumeRole", DENIED.replace(CALLER, "arn:aws:iam::cloudfront:x")],
-)
+def test_caller_that_no_policy_can_name():
+    """Whom STS names is named, even where that is no principal for the role's trust policy."""
+    text = DENIED.replace(CALLER, "arn:aws:sts::111111111111:federated-user/bob")
+    message = _diagnosis.refusal("AccessDenied", text, request())
+    assert message.startswith(f"arn:aws:sts::111111111111:federated-user/bob may not assume {ROLE}")
+    assert "--execution-role-arn EXECUTION_ROLE_ARN." in message
+
+
+@pytest.mark.parametrize("text", ["Access denied", "Not authorized to perform sts:AssumeRole"])
 def test_caller_that_is_not_named(text):
     """Where STS does not say who called, the message says how to find out, and names no one."""
     message = _diagnosis.refusal("AccessDenied", text, request())

@@ -103,10 +103,8 @@ class _Caller(NamedTuple):
     """Whether the name was read off a session, whose ARN leaves out the role's path."""
 
 
-def _caller(text: str) -> _Caller | None:
-    """Return who called, where STS's text says so and a policy can name them."""
-    denied = _DENIED.search(text)
-    arn = (denied and denied["caller"]) or ""
+def _caller(arn: str) -> _Caller | None:
+    """Return who called, where it is someone whom a policy can name."""
     session = _SESSION_ARN.fullmatch(arn)
     principal_arn = f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}" if session else arn
     try:
@@ -124,7 +122,9 @@ class _Case:
         denied = _DENIED.search(text)
         self.request = request
         self.action = denied["action"] if denied else "sts:AssumeRole"
-        self.caller = _caller(text)
+        named = denied and denied["caller"]
+        self.caller = _caller(named or "")
+        self._who = self.caller.arn if self.caller else named or "The caller, whom STS does not name,"
         self._tags = dict.fromkeys(dict(request.tags), "*")
         self._source_identity = "*" if request.source_identity else None
         self._inherited = ""
@@ -138,9 +138,8 @@ class _Case:
 
     def told(self, advice: str) -> str:
         """Return the message: who may not do what, and the advice."""
-        who = self.caller.arn if self.caller else "The caller, whom STS does not name,"
         deed = _DEEDS.get(self.action, f"perform {self.action} on")
-        return f"{who} may not {deed} {self.request.role_arn}{self._inherited}{advice} {_EVENTUALLY}"
+        return f"{self._who} may not {deed} {self.request.role_arn}{self._inherited}{advice} {_EVENTUALLY}"
 
     @property
     def permission(self) -> str:
@@ -211,8 +210,8 @@ def _with_reason(case: _Case, reason: re.Match[str]) -> str:
     if "explicit deny" in reason["how"].lower():
         named = f", {reason['arn']}," if reason["arn"] else ""
         return case.told(
-            f": {_policy_of(case, kind)}{named} denies it. An explicit deny outweighs every allow, so the denying "
-            "statement must change."
+            f": {_policy_of(case, kind)}{named} denies it. An explicit deny outweighs every allow: that "
+            "statement must change, or no longer apply to the call."
         )
     if kind == "identity-based policy":
         return case.told(
@@ -242,7 +241,10 @@ def _without_reason(case: _Case) -> str:
         f"the caller's policies{_in(case.caller)} have {case.permission}",
         f"the role's trust policy (account {case.request.account_id}) has {case.trust}",
         f"that statement's conditions are met: {case.external_id}",
-        'its principal is not "Service": "lambda.amazonaws.com", AROA… (a deleted role) or a session of another name',
+        (
+            'its principal is not "Service": "lambda.amazonaws.com", nor AROA… (a role that was deleted since: save the '
+            "ARN again), nor a session (assumed-role/…) of another name"
+        ),
         "the role's ARN is right, path and case too: a role that does not exist is refused in the same words",
         "no service control, resource control or VPC endpoint policy and no permissions boundary is in the way",
     )
