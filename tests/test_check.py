@@ -243,12 +243,13 @@ def test_tag_without_value(capsys):
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("refusal", [None, *(refusal for refusal, _ in REFUSALS.values())], ids=["success", *REFUSALS])
 def test_no_secret_is_printed(sts, capsys, caplog, form, refusal):
-    """Keys, tokens and the external ID are in neither the output nor the log, not even at DEBUG."""
+    """Keys, tokens and the external ID are in neither the output nor the library's log, not even at DEBUG."""
     caplog.set_level("DEBUG", logger="xacct_lambda")
     if refusal is not None:
         sts.refusals["AssumeRole"] = refusal
     main(["check", "--role-arn", ROLE, "--external-id", "our-id", *form])
-    printed = "".join(capsys.readouterr()) + caplog.text
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("xacct_lambda")]
+    printed = "".join([*capsys.readouterr(), *logged])
     assert [secret for secret in SECRETS if secret in printed] == []
 
 

@@ -494,7 +494,7 @@ def test_error_is_a_client_error():
 def test_error_pickles_with_its_message():
     """The advice survives a pickle, as between processes."""
     raised, _ = _sts._failure(client_error("AccessDenied", DENIED), request())
-    copy = pickle.loads(pickle.dumps(raised))  # noqa: S301 - pickled on the line itself
+    copy = pickle.loads(pickle.dumps(raised))
     assert (type(copy), str(copy), copy.response) == (type(raised), str(raised), raised.response)
 
 

@@ -77,7 +77,7 @@ def test_one_role_in_a_list_is_one_role():
     ("role_arn", "said"),
     [
         ([], "at least one role"),
-        ("arn:aws:iam::222222222222:role/tenant-*/Reader", "wildcard"),
+        ("arn:aws:iam::222222222222:role/tenant-*/Reader", "patterns belong in allowed_roles"),
         ([ROLE, "arn:aws:sts::222222222222:assumed-role/Reader/session"], r"role/\[PATH/\]Reader"),
     ],
 )
@@ -183,7 +183,7 @@ def test_principals(principal_arn):
             "arn:aws:sts::111111111111:assumed-role/orders-fn/orders-fn",
             r"arn:aws:iam::111111111111:role/\[PATH/\]orders-fn",
         ),
-        ("arn:aws:iam::111111111111:role/tenant-*/Reader", "wildcard"),
+        ("arn:aws:iam::111111111111:role/tenant-*/Reader", "patterns belong in allowed_roles"),
         ("*", "not the ARN of a role"),
         (None, "not the ARN of a role"),
     ],

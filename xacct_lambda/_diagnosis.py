@@ -242,7 +242,7 @@ def _without_reason(case: _Case) -> str:
         f"the role's trust policy (account {case.request.account_id}) has {case.trust}",
         f"that statement's conditions are met: {case.external_id}",
         (
-            'its principal is not "Service": "lambda.amazonaws.com", nor AROA… (a role that was deleted since: save the '
+            'its principal is not "Service": "lambda.amazonaws.com", nor AROA… (a role deleted since: save the '
             "ARN again), nor a session (assumed-role/…) of another name"
         ),
         "the role's ARN is right, path and case too: a role that does not exist is refused in the same words",
