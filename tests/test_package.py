@@ -17,7 +17,18 @@ from xacct_lambda import exceptions
 PACKAGE = Path(xacct_lambda.__file__).parent
 PROJECT = Path(__file__).parent.parent
 # The path of a call, from the top: each module imports only what stands below it.
-PATH = ["__init__", "_accounts", "_handler", "_sessions", "_credentials", "_sts", "_request", "exceptions"]
+PATH = [
+    "__init__",
+    "_accounts",
+    "_handler",
+    "_sessions",
+    "_credentials",
+    "_sts",
+    "_diagnosis",
+    "policy",
+    "_request",
+    "exceptions",
+]
 
 
 def imported_by(module: str) -> set[str]:

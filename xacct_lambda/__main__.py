@@ -8,7 +8,11 @@ import sys
 from collections.abc import Sequence
 
 # Command and the module that runs it, imported when asked for: what one command needs, another does without.
-_COMMANDS = {"demo": "xacct_lambda._demo"}
+_COMMANDS = {
+    "check": "xacct_lambda.check",
+    "demo": "xacct_lambda._demo",
+    "policy": "xacct_lambda._policy_command",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -144,6 +144,20 @@ class _ThreadsMemory(threading.local, _Memory):
     """A memory for each thread, since resources are not thread-safe."""
 
 
+class PlannedRole(NamedTuple):
+    """What a decorator asks of STS, as far as policies depend on it: that an external ID is sent, not which."""
+
+    role_arn: str | None
+    """None where it depends on the event."""
+    sends_external_id: bool
+    source_identity: str | None
+    """``*`` where it depends on the event."""
+    tags: Mapping[str, str]
+    """``*`` is the value of a key, and the key, where they depend on the event."""
+    is_chained: bool
+    """Whether another assumed role, and not the execution role, calls STS."""
+
+
 class _Plan:
     """What one decorator injects, and how it finds the session to take it from."""
 
@@ -186,6 +200,19 @@ class _Plan:
         if "duration_seconds" in self._options and "duration_seconds" not in fixed:
             of_session.pop("min_ttl_seconds", None)
         _sessions.check_session_options(assume_role_request(role_arn, **fixed), **of_session)
+
+    @property
+    def role(self) -> PlannedRole:
+        """What tools may know; found on a decorated handler as ``__xacct_lambda__[0].role``."""
+        options = {name: "*" if callable(value) else value for name, value in self._options.items()}
+        tags: Any = options.get("tags") or {}
+        return PlannedRole(
+            None if callable(self._role_arn) else self._role_arn,
+            options.get("external_id") is not None,
+            options.get("source_identity"),
+            {"*": "*"} if tags == "*" else dict(tags),
+            isinstance(options.get("source_session"), _sessions.AssumedSession),
+        )
 
     def _allowed_role(self, role_arn: str) -> str:
         role_arn_parts(role_arn)

@@ -40,7 +40,7 @@ uniform: Final = random.SystemRandom().uniform
 _ONE_TRY: Final[Any] = {"total_max_attempts": 1, "mode": "standard"}
 
 # The pauses between tries are bounded here, botocore's are not; 50 connections serve as many roles at once.
-_CONFIG: Final = Config(
+STS_CONFIG: Final = Config(
     connect_timeout=_TRY_SECONDS,
     read_timeout=_TRY_SECONDS,
     retries=_ONE_TRY,
@@ -65,7 +65,7 @@ _PASSING_CODES: Final = frozenset(
         "TooManyRequestsException",
     }
 )
-_SERVER_FAULTS: Final = range(500, 600)
+SERVER_FAULTS: Final = range(500, 600)
 _NO_ANSWER: Final = (
     botocore_exceptions.ConnectionError,
     botocore_exceptions.HTTPClientError,
@@ -140,13 +140,13 @@ class STS:
         left = seconds_left()
         if left is not None and left < _SHORTEST_TRY_SECONDS:
             raise no_time_left(request.role_arn)
-        merged: Any = _CONFIG if config is None else _CONFIG.merge(config)
+        merged: Any = STS_CONFIG if config is None else STS_CONFIG.merge(config)
         longest_try = max(merged.connect_timeout, merged.read_timeout)
         if left is None or left >= longest_try:
             client = self._client(source, merged)
         else:
             hurried = Config(connect_timeout=left, read_timeout=left, retries=_ONE_TRY)
-            client = _new_client(source, merged.merge(hurried))
+            client = new_client(source, merged.merge(hurried))
         # Whoever brings retries of their own has them made by botocore.
         own_retries = getattr(config, "retries", None) is not None
         more_time = left is None or left >= _TRIES * longest_try + _PAUSE_SECONDS[1]
@@ -167,7 +167,7 @@ class STS:
         with self._lock:
             client = self._clients.get(key)
             if client is None:
-                client = self._clients[key] = _new_client(source, config)
+                client = self._clients[key] = new_client(source, config)
             return client
 
     def _call(self, client: Any, request: AssumeRoleRequest) -> IssuedCredentials:
@@ -180,7 +180,7 @@ class STS:
             # The source session is an assumed one, and its own role could not be assumed.
             raise
         except (BotoCoreError, ClientError, ResponseParserError) as error:
-            failure, cause = _failure(error, request)
+            failure, cause = failure_of(error, request)
         else:
             return _issued(response, request)
         finally:
@@ -189,7 +189,7 @@ class STS:
         raise failure from cause
 
 
-def _new_client(source: boto3.Session, config: Config) -> Any:
+def new_client(source: boto3.Session, config: Config) -> Any:
     client = source.client("sts", config=config)
     if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
         # botocore before 1.40 goes to the global endpoint, which no VPC endpoint answers and no opt-in Region trusts.
@@ -236,33 +236,34 @@ def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredential
     return IssuedCredentials(frozen, credentials["Expiration"].timestamp())
 
 
-def _failure(
+def failure_of(
     error: BotoCoreError | ClientError | ResponseParserError, request: AssumeRoleRequest
 ) -> tuple[XacctLambdaError, Exception]:
     """Return what to raise in the place of botocore's error, and the cause to chain to it, both without secrets."""
+    # Here, as a cold start that is not refused does without it.
+    from xacct_lambda import _diagnosis  # noqa: PLC0415
+
     role_arn = request.role_arn
     if isinstance(error, ClientError):
-        answer: Any = {
-            **error.response["Error"],
-            "Message": _scrubbed(error.response["Error"].get("Message", ""), request),
-        }
+        answer: Any = dict(error.response["Error"])
+        # botocore makes None of an empty element.
+        answer["Message"] = _scrubbed(answer.get("Message") or "", request)
+        code = answer.get("Code") or ""
         response: Any = {**error.response, "Error": answer}
         cause = ClientError(response, "AssumeRole")
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if answer.get("Code") in _PASSING_CODES or status in _SERVER_FAULTS:
-            return STSUnavailableError(
-                f"STS did not serve {role_arn}: {cause}", role_arn=role_arn, response=response
-            ), cause
-        return AssumeRoleError(f"STS refused {role_arn}: {cause}", role_arn=role_arn, response=response), cause
+        if code in _PASSING_CODES or status in SERVER_FAULTS:
+            message = _diagnosis.failure(code, answer["Message"], request)
+            return STSUnavailableError(message, role_arn=role_arn, response=response), cause
+        message = _diagnosis.refusal(code, answer["Message"], request)
+        return AssumeRoleError(message, role_arn=role_arn, response=response), cause
     if isinstance(error, ResponseParserError):
         # Its message quotes the body, which may be half an answer with the secrets in it.
         error = ResponseParserError("the answer is not one of STS (its text is withheld)")
     if isinstance(error, _NO_ANSWER):
-        response = {"Error": {"Code": type(error).__name__, "Message": str(error)}}
-        message = (
-            f"No answer from STS for {role_arn}: {error}. A function in a VPC needs a NAT gateway or an interface "
-            "endpoint for STS (com.amazonaws.REGION.sts), and a security group that lets it out on port 443"
-        )
+        code, text = type(error).__name__, str(error)
+        message = _diagnosis.no_answer(code, text, request)
+        response = {"Error": {"Code": code, "Message": text}}
         return STSUnavailableError(message, role_arn=role_arn, response=response), error
     if isinstance(error, botocore_exceptions.ParamValidationError):
         report = _scrubbed(str(error), request)

@@ -1,0 +1,297 @@
+"""``check``, against an STS on loopback that answers as it is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import threading
+from pathlib import Path
+
+import pytest
+from check_sts import CALLER, CheckSTS, Dropped, Refusal
+
+from xacct_lambda import check
+from xacct_lambda.__main__ import main
+from xacct_lambda.exceptions import ConfigurationError
+
+ROLE = "arn:aws:iam::222222222222:role/teams/orders/OrdersReader"
+DENIED = f"User: {CALLER} is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
+PROVIDER = "arn:aws:iam::aws:contextProvider/IdentityCenter"
+SECRETS = ("callers-secret", "callers-token", "AKIACALLER", "issued-secret", "issued-token", "our-id", "ASIA")
+
+
+@pytest.fixture
+def sts(monkeypatch):
+    server = CheckSTS()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "callers-token")
+    yield server
+    server.close()
+
+
+def titles(printed: str) -> dict[str, str]:
+    """Return the answer beside each title."""
+    rows = [line.partition(" ms   ") for line in printed.splitlines() if " ms   " in line]
+    return {title.rstrip("0123456789 "): answer for title, _, answer in rows}
+
+
+def test_success(sts, capsys):
+    """A role that lets the caller in: who one is, before and after, where STS is, how long it lasts."""
+    assert main(["check", "--role-arn", ROLE, "--duration-seconds", "900"]) == 0
+    answers = titles(capsys.readouterr().out)
+    assert 890 < int(answers.pop("seconds to live")) <= 900
+    assert answers.pop("until").endswith("Z")
+    assert answers == {
+        "credentials": "env",
+        "reach STS": sts.url,
+        "who am I": CALLER,
+        "assume role": ROLE,
+        "who am I then": "arn:aws:sts::222222222222:assumed-role/OrdersReader/xacct-lambda",
+    }
+
+
+def test_report(sts, capsys):
+    """With ``--json`` the same comes as one object, each step with its time in seconds."""
+    assert main(["check", "--role-arn", ROLE, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["error"]) == (True, None)
+    assert [step["step"] for step in report["steps"]] == list(check._TITLES)
+    assert all(step["ok"] and 0 <= step["seconds"] < 10 for step in report["steps"])
+    assert {step["step"]: step["answer"] for step in report["steps"]}["caller"] == CALLER
+
+
+def test_one_assume_role_call(sts):
+    """The check takes one AssumeRole call."""
+    main(["check", "--role-arn", ROLE])
+    assert sts.calls == {"unsigned": 1, "GetCallerIdentity": 2, "AssumeRole": 1}
+
+
+def test_options_reach_sts(sts, monkeypatch):
+    """Every option of assumed_session has a flag, and what the flags say is what STS is asked."""
+    asked = []
+    answer = sts.answer
+    monkeypatch.setattr(sts, "answer", lambda request, signer: asked.append(request) or answer(request, signer))
+    arguments = {
+        "--role-session-name": "try",
+        "--external-id": "our-id",
+        "--source-identity": "alice",
+        "--duration-seconds": "901",
+        "--policy": '{"Statement": []}',
+        "--policy-arn": "arn:aws:iam::aws:policy/ReadOnlyAccess",
+        "--tag": "team=orders",
+        "--transitive-tag-key": "team",
+        "--region-name": "eu-north-1",
+        "--min-ttl-seconds": "60",
+        "--extra": json.dumps({"ProvidedContexts": [{"ProviderArn": PROVIDER, "ContextAssertion": "abcd"}]}),
+    }
+    flat = [text for pair in arguments.items() for text in pair]
+    assert arguments.keys() == check._OPTIONS.keys()
+    assert main(["check", "--role-arn", ROLE, *flat]) == 0
+    (request,) = (request for request in asked if request["Action"] == "AssumeRole")
+    assert {name: value for name, value in request.items() if name not in {"Action", "Version"}} == {
+        "RoleArn": ROLE,
+        "RoleSessionName": "try",
+        "ExternalId": "our-id",
+        "SourceIdentity": "alice",
+        "DurationSeconds": "901",
+        "Policy": '{"Statement":[]}',
+        "PolicyArns.member.1.arn": "arn:aws:iam::aws:policy/ReadOnlyAccess",
+        "Tags.member.1.Key": "team",
+        "Tags.member.1.Value": "orders",
+        "TransitiveTagKeys.member.1": "team",
+        "ProvidedContexts.member.1.ProviderArn": PROVIDER,
+        "ProvidedContexts.member.1.ContextAssertion": "abcd",
+    }
+
+
+def test_profile(sts, capsys, monkeypatch, tmp_path):
+    """``--profile`` names the caller's credentials."""
+    (tmp_path / "credentials").write_text(
+        "[other]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = other-secret\n"
+    )
+    assert main(["check", "--role-arn", ROLE, "--profile", "other"]) == 0
+    assert titles(capsys.readouterr().out)["credentials"] == "shared-credentials-file"
+
+
+REFUSALS = {
+    "no identity-based policy": (
+        Refusal("AccessDenied", f"{DENIED} because no identity-based policy allows the sts:AssumeRole action"),
+        "STS found no policy of the caller (account 111111111111) that allows it",
+    ),
+    "trust policy": (
+        Refusal("AccessDenied", f"{DENIED} because no resource-based policy allows the sts:AssumeRole action"),
+        "the role's trust policy (account 222222222222) does not allow it",
+    ),
+    "no reason": (Refusal("AccessDenied", DENIED), "and STS does not say why"),
+    "session tags": (
+        Refusal("AccessDenied", DENIED.replace("sts:AssumeRole", "sts:TagSession")),
+        "Both sides must allow sts:TagSession",
+    ),
+    "Region": (
+        Refusal("RegionDisabledException", "STS is not activated in this region for account:222222222222."),
+        "Account 222222222222 must activate STS in it",
+    ),
+    "duration": (
+        Refusal(
+            "ValidationError",
+            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
+            status=400,
+        ),
+        "duration_seconds may be 3600 at most",
+    ),
+    "throttling": (Refusal("Throttling", "Rate exceeded", status=400), "too many calls"),
+    "5xx": (Refusal("InternalFailure", "", status=500), "a fault on its side"),
+    "dropped": (Dropped(), "A function in a VPC needs a route"),
+}
+
+
+@pytest.mark.parametrize(("refusal", "said"), REFUSALS.values(), ids=REFUSALS)
+def test_refusal(sts, capsys, refusal, said):
+    """A refusal ends the check with the diagnosis and status 1, below what went well."""
+    sts.refusals["AssumeRole"] = refusal
+    assert main(["check", "--role-arn", ROLE]) == 1
+    printed = capsys.readouterr().out
+    assert list(titles(printed)) == ["credentials", "reach STS", "who am I", "assume role"]
+    assert titles(printed)["assume role"] == "no"
+    assert said in printed
+
+
+def test_refusal_in_the_report(sts, capsys):
+    """With ``--json`` the diagnosis is there with the error's class and code."""
+    sts.refusals["AssumeRole"] = Refusal("AccessDenied", DENIED)
+    assert main(["check", "--role-arn", ROLE, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["steps"][-1]["ok"]) == (False, False)
+    assert (report["error"]["type"], report["error"]["code"]) == ("AssumeRoleError", "AccessDenied")
+    assert "and STS does not say why" in report["error"]["message"]
+
+
+def test_callers_credentials_have_expired(sts, capsys):
+    """STS is reached with any credentials; who the caller is takes valid ones."""
+    sts.refusals["GetCallerIdentity"] = Refusal("ExpiredToken", "The security token included in the request is expired")
+    assert main(["check", "--role-arn", ROLE]) == 1
+    printed = capsys.readouterr().out
+    assert titles(printed)["who am I"] == "no"
+    assert "The caller's own credentials have expired" in printed
+
+
+def test_caller_may_not_ask(sts, capsys):
+    """A VPC endpoint that lets AssumeRole pass alone is no reason to stop; nor does one then know who one is."""
+    sts.refusals["GetCallerIdentity"] = Refusal("AccessDenied", "no")
+    assert main(["check", "--role-arn", ROLE]) == 0
+    answers = titles(capsys.readouterr().out)
+    assert answers["who am I"] == answers["who am I then"] == "unknown: GetCallerIdentity is denied"
+
+
+@pytest.mark.parametrize("failure", [Dropped(), Refusal("ServiceUnavailable", "", status=503)], ids=["dropped", "5xx"])
+def test_sts_is_out_of_reach(sts, capsys, failure):
+    """An STS that does not answer what is not signed is out of reach, and nobody asks further."""
+    sts.refusals["unsigned"] = failure
+    assert main(["check", "--role-arn", ROLE]) == 1
+    assert titles(capsys.readouterr().out)["reach STS"] == "no"
+    assert sts.calls == {"unsigned": 1}
+
+
+def test_sts_hangs(sts, capsys):
+    """A network that swallows packets costs a second, not Lambda's whole time-out."""
+    release = threading.Event()
+    sts.during = release.wait
+    try:
+        assert main(["check", "--role-arn", ROLE, "--json"]) == 1
+    finally:
+        release.set()
+    report = json.loads(capsys.readouterr().out)
+    assert report["error"]["code"] == "ReadTimeoutError"
+    assert report["steps"][-1]["seconds"] < 3
+
+
+def test_no_credentials(sts, capsys, monkeypatch):
+    """Without credentials the first step fails, and nothing is sent."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    assert main(["check", "--role-arn", ROLE]) == 1
+    assert "Unable to locate credentials" in capsys.readouterr().out
+    assert sts.calls == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--role-arn", "OrdersReader"], "is not the ARN of a role"),
+        (["--role-arn", ROLE, "--external-id", "our id"], "external_id: refused by STS"),
+        (["--role-arn", ROLE, "--profile", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_on_the_command_line(sts, capsys, arguments, said):
+    """A mistake on the command line is named on standard error with status 2, and nothing is sent."""
+    assert main(["check", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("xacct-lambda check: ")
+    assert said in printed.err
+    assert sts.calls == {}
+
+
+def test_tag_without_value(capsys):
+    """A tag on the command line has a value."""
+    with pytest.raises(SystemExit):
+        main(["check", "--role-arn", ROLE, "--tag", "team"])
+    assert "'team' is not KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("refusal", [None, *(refusal for refusal, _ in REFUSALS.values())], ids=["success", *REFUSALS])
+def test_no_secret_is_printed(sts, capsys, caplog, form, refusal):
+    """Keys, tokens and the external ID are in neither the output nor the library's log, not even at DEBUG."""
+    caplog.set_level("DEBUG", logger="xacct_lambda")
+    if refusal is not None:
+        sts.refusals["AssumeRole"] = refusal
+    main(["check", "--role-arn", ROLE, "--external-id", "our-id", *form])
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("xacct_lambda")]
+    printed = "".join([*capsys.readouterr(), *logged])
+    assert [secret for secret in SECRETS if secret in printed] == []
+
+
+def test_external_id_that_sts_quotes(sts, capsys):
+    """An external ID that STS quotes is not printed either."""
+    sts.refusals["AssumeRole"] = Refusal(
+        "ValidationError", "Value 'our-id' at 'externalId' failed to satisfy constraint: x"
+    )
+    assert main(["check", "--role-arn", ROLE, "--external-id", "our-id"]) == 1
+    assert "our-id" not in capsys.readouterr().out
+
+
+def test_test_event(sts):
+    """As a function's handler, the check takes the arguments of assumed_session as a test event."""
+    report = check.lambda_handler({"role_arn": ROLE, "tags": {"team": "orders"}, "external_id": "our-id"}, None)
+    assert report["ok"]
+    assert json.loads(json.dumps(report)) == report
+
+
+@pytest.mark.parametrize("event", [{}, {"role_arn": ROLE, "source_session": "other"}, {"role_arn": ROLE, "rol": 1}])
+def test_test_event_that_is_none(event):
+    """An event without a role, or with what a test event cannot hold, is refused."""
+    with pytest.raises(ConfigurationError, match="argument"):
+        check.lambda_handler(event, None)
+
+
+def documented():
+    """Return the commands of docs/cli.md with their output."""
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    return re.findall(r"```console\n\$ python -m xacct_lambda (check .*)\n((?:.*\n)*?)```", page)
+
+
+@pytest.mark.parametrize(("line", "output"), documented(), ids=["success", "refusal"])
+def test_documented_runs(sts, capsys, line, output):
+    """What docs/cli.md shows of the command is what it prints, but for the times."""
+
+    def timeless(text):
+        return re.sub(r" +\d+ ms|\d+$|[\d:T-]+Z", "", text, flags=re.MULTILINE)
+
+    if "AssumeRoleError" in output:
+        refused = re.search(r"STS said: (.*) \(AccessDenied\)", output)
+        sts.refusals["AssumeRole"] = Refusal("AccessDenied", refused[1])
+    main(shlex.split(line))
+    printed = capsys.readouterr().out.replace(sts.url, "https://sts.eu-west-1.amazonaws.com")
+    assert timeless(printed) == timeless(output)

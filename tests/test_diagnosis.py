@@ -1,0 +1,533 @@
+"""What STS says, line by line, and what the library makes of it; docs/troubleshooting.md shows the same, rendered."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError, EndpointConnectionError
+from botocore.parsers import ResponseParserError
+
+from xacct_lambda import _credentials, _diagnosis, _sts
+from xacct_lambda._request import assume_role_request
+from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
+
+TROUBLESHOOTING = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
+
+CALLER = "arn:aws:sts::111111111111:assumed-role/orders-fn/orders-fn"
+CALLER_ROLE = "arn:aws:iam::111111111111:role/orders-fn"
+ROLE = "arn:aws:iam::222222222222:role/OrdersReader"
+DENIED = f"User: {CALLER} is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
+TAGS_DENIED = DENIED.replace("AssumeRole ", "TagSession ")
+IDENTITY_DENIED = DENIED.replace("AssumeRole ", "SetSourceIdentity ")
+
+PERMISSION = json.dumps({"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": ROLE})
+TRUST = json.dumps({"Effect": "Allow", "Principal": {"AWS": CALLER_ROLE}, "Action": "sts:AssumeRole"})
+COMMAND = f"python -m xacct_lambda policy --role-arn {ROLE} --execution-role-arn {CALLER_ROLE}"
+
+# One line for each text of STS: its name, the code, the text, and what the message must say.
+ACCESS = [
+    (
+        "no identity-based policy",
+        f"{DENIED} because no identity-based policy allows the sts:AssumeRole action",
+        [f"{CALLER_ROLE} may not assume {ROLE}", "the caller (account 111111111111)", PERMISSION, COMMAND],
+    ),
+    (
+        "no resource-based policy",
+        f"{DENIED} because no resource-based policy allows the sts:AssumeRole action",
+        [f"{CALLER_ROLE} may not assume {ROLE}", "trust policy (account 222222222222)", TRUST, COMMAND],
+    ),
+    (
+        "no role trust policy",
+        (
+            f"User: {CALLER} is not authorized to perform: sts:AssumeRole "
+            "because no role trust policy allows the sts:AssumeRole action"
+        ),
+        ["trust policy (account 222222222222) does not allow it", TRUST, "none was sent", "lambda.amazonaws.com"],
+    ),
+    (
+        "no service control policy",
+        f"{DENIED} because no service control policy allows the sts:AssumeRole action",
+        ["a service control policy of the organization of the caller (account 111111111111) does not allow it"],
+    ),
+    (
+        "no permissions boundary",
+        f"{DENIED} because no permissions boundary allows the sts:AssumeRole action",
+        ["the permissions boundary of the caller (account 111111111111) does not allow it"],
+    ),
+    (
+        "no session policy",
+        f"{DENIED} because no session policy allows the sts:AssumeRole action",
+        ["the session policy that limits the credentials of the caller (account 111111111111) does not allow it"],
+    ),
+    (
+        "no VPC endpoint policy",
+        f"{DENIED} because no VPC endpoint policy allows the sts:AssumeRole action",
+        ["the policy of the VPC endpoint through which the call reached STS does not allow it"],
+    ),
+    (
+        "denied by identity-based policy",
+        f"{DENIED} with an explicit deny in an identity-based policy",
+        ["an identity-based policy of the caller (account 111111111111) denies it"],
+    ),
+    (
+        "denied by trust policy",
+        f"{DENIED} with an explicit deny in the role trust policy",
+        ["the role's trust policy (account 222222222222) denies it"],
+    ),
+    (
+        "denied by resource-based policy",
+        f"{DENIED} with an explicit deny in a resource-based policy",
+        ["the role's trust policy (account 222222222222) denies it"],
+    ),
+    (
+        "denied by service control policy",
+        f"{DENIED} with an explicit deny in a service control policy",
+        ["a service control policy of the organization of the caller (account 111111111111) denies it"],
+    ),
+    (
+        "denied by resource control policy",
+        f"{DENIED} with an explicit deny in a resource control policy",
+        ["a resource control policy of the role's organization (account 222222222222) denies it"],
+    ),
+    (
+        "denied by permissions boundary",
+        f"{DENIED} with an explicit deny in a permissions boundary",
+        ["the permissions boundary of the caller (account 111111111111) denies it"],
+    ),
+    (
+        "denied by session policy",
+        f"{DENIED} with an explicit deny in a session policy",
+        ["the session policy that limits the credentials of the caller (account 111111111111) denies it"],
+    ),
+    (
+        "denied by VPC endpoint policy",
+        f"{DENIED} with an explicit deny in a VPC endpoint policy",
+        ["the policy of the VPC endpoint through which the call reached STS denies it"],
+    ),
+    (
+        "denied by a policy that STS names",
+        (
+            f"{DENIED} with an explicit deny in a service control policy: "
+            "arn:aws:organizations::999999999999:policy/o-a1b2c3d4e5/service_control_policy/p-12345678."
+        ),
+        ["arn:aws:organizations::999999999999:policy/o-a1b2c3d4e5/service_control_policy/p-12345678, denies it"],
+    ),
+    (
+        "no reason",
+        DENIED,
+        [
+            f"{CALLER_ROLE} may not assume {ROLE}, and STS does not say why",
+            f"(1) the caller's policies (account 111111111111) have {PERMISSION}",
+            f"(2) the role's trust policy (account 222222222222) has {TRUST}",
+            "(3) that statement's conditions are met",
+            "a role that does not exist is refused in the same words",
+            COMMAND,
+        ],
+    ),
+    (
+        "session tags",
+        TAGS_DENIED,
+        [
+            f"{CALLER_ROLE} may not pass session tags to {ROLE}",
+            '"Action": "sts:TagSession", "Resource"',
+            '{"AWS": "arn:aws:iam::111111111111:role/orders-fn"}, "Action": "sts:TagSession"',
+            f"{COMMAND} --tag",
+        ],
+    ),
+    (
+        "source identity",
+        IDENTITY_DENIED,
+        [
+            f"{CALLER_ROLE} may not set a source identity on {ROLE}",
+            '"Action": "sts:SetSourceIdentity", "Resource"',
+            f"{COMMAND} --source-identity '*'",
+        ],
+    ),
+]
+OTHER = [
+    (
+        "root",
+        "AccessDenied",
+        "Roles may not be assumed by root accounts.",
+        [f"{ROLE} cannot be assumed with the keys of an account's root user"],
+    ),
+    (
+        "role chaining",
+        "ValidationError",
+        "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
+        ["for 7200 s by a caller that is an assumed role itself", "duration_seconds may be 3600 at most"],
+    ),
+    (
+        "maximum session duration",
+        "ValidationError",
+        "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
+        [f"{ROLE} does not allow sessions of 7200 s", "MaxSessionDuration (account 222222222222)"],
+    ),
+    (
+        "session name",
+        "ValidationError",
+        (
+            "1 validation error detected: Value 'a b' at 'roleSessionName' failed to satisfy constraint: "
+            "Member must satisfy regular expression pattern: [\\w+=,.@-]*"
+        ),
+        ["role_session_name must satisfy regular expression pattern: [\\w+=,.@-]*"],
+    ),
+    (
+        "external ID",
+        "ValidationError",
+        (
+            "1 validation error detected: Value 'our-id' at 'externalId' failed to satisfy constraint: "
+            "Member must have length less than or equal to 1224"
+        ),
+        ["external_id must have length less than or equal to 1224"],
+    ),
+    (
+        "ARN of a session",
+        "ValidationError",
+        "arn:aws:sts::222222222222:assumed-role/OrdersReader/session is invalid",
+        ["is a session of a role; the role is arn:aws:iam::222222222222:role/[PATH/]OrdersReader"],
+    ),
+    (
+        "ARN of a user",
+        "ValidationError",
+        "arn:aws:iam::222222222222:user/alice is invalid",
+        ["arn:aws:iam::222222222222:user/alice is an IAM user", "arn:aws:iam::222222222222:role/[PATH/]NAME"],
+    ),
+    (
+        "ARN of a function",
+        "ValidationError",
+        "arn:aws:lambda:eu-west-1:222222222222:function:orders is invalid",
+        ["is a Lambda function", "arn:aws:iam::222222222222:role/[PATH/]NAME"],
+    ),
+    ("ARN", "ValidationError", "ARN is invalid", [f"{ROLE} is not an ARN to STS"]),
+    (
+        "Region",
+        "RegionDisabledException",
+        (
+            "STS is not activated in this region for account:222222222222. Your account administrator can activate STS "
+            "in this region using the IAM Console."
+        ),
+        ["Account 222222222222 must activate STS in it"],
+    ),
+    (
+        "packed policy",
+        "PackedPolicyTooLarge",
+        "Packed policy consumes 113% of allotted space, please use smaller policy.",
+        ["together take 113 % of the space", "managed policies in policy_arns", "fewer or shorter tags"],
+    ),
+    (
+        "malformed policy",
+        "MalformedPolicyDocument",
+        "Syntax errors in policy.",
+        ["The session policy", "argument policy"],
+    ),
+    (
+        "expired",
+        "ExpiredToken",
+        "The security token included in the request is expired",
+        ["The caller's own credentials have expired", "source session"],
+    ),
+    (
+        "invalid token",
+        "InvalidClientTokenId",
+        "The security token included in the request is invalid.",
+        ["The caller's own credentials are not valid", "source session"],
+    ),
+]
+# Texts of the same kinds, less usual.
+UNUSUAL = [
+    (
+        "two arguments",
+        "ValidationError",
+        (
+            "2 validation errors detected: Value 'a b' at 'roleSessionName' failed to satisfy constraint: Member must "
+            "satisfy regular expression pattern: [\\w+=,.@-]*; Value 'our-id' at 'externalId' failed to satisfy "
+            "constraint: Member must satisfy regular expression pattern: [\\w+=,.@:\\/-]*"
+        ),
+        ["role_session_name must satisfy", "; external_id must satisfy regular expression pattern: [\\w+=,.@:\\/-]*"],
+    ),
+    (
+        "ARN of a bucket",
+        "ValidationError",
+        "arn:aws:s3:::orders is invalid",
+        ["arn:aws:s3:::orders is not a role", "arn:aws:iam::ACCOUNT:role/[PATH/]NAME"],
+    ),
+    (
+        "Region of an account unnamed",
+        "RegionDisabledException",
+        "STS is not activated in this region",
+        ["The account that STS names must activate STS in it"],
+    ),
+    (
+        "packed policy without figures",
+        "PackedPolicyTooLarge",
+        "Packed policy is too large",
+        ["together exceed the space"],
+    ),
+    ("something new", "SomethingNew", "Says who?", [f"STS refused the request for {ROLE}"]),
+    ("nothing said", "SomethingNew", "", [f"STS refused the request for {ROLE}", "STS said: (SomethingNew)"]),
+]
+
+
+def request(**options):
+    return assume_role_request(ROLE, duration_seconds=7200, **options)
+
+
+def named(rows):
+    return [pytest.param(*row[1:], id=row[0]) for row in rows]
+
+
+@pytest.mark.parametrize(("text", "said"), named(ACCESS))
+@pytest.mark.parametrize("suffix", ["", " (reached max retries: 4)"], ids=["", "retried"])
+def test_refused_access(text, said, suffix):
+    """A refusal of access says who, which role, which account has to change, and what to add."""
+    message = _diagnosis.refusal("AccessDenied", text + suffix, request())
+    assert [part for part in said if part not in message] == []
+
+
+@pytest.mark.parametrize(("text", "said"), named(ACCESS))
+@pytest.mark.parametrize("partition", ["aws-cn", "aws-us-gov"])
+def test_refused_access_in_other_partitions(text, said, partition):
+    """In every partition the advice holds, with ARNs of that partition."""
+
+    def there(value):
+        return value.replace("arn:aws:", f"arn:{partition}:")
+
+    message = _diagnosis.refusal("AccessDenied", there(text), assume_role_request(there(ROLE)))
+    assert [part for part in map(there, said) if part not in message] == []
+
+
+@pytest.mark.parametrize(("text", "said"), named(ACCESS))
+def test_refused_access_to_a_role_with_a_path(text, said):
+    """The path of the role stands in the advice."""
+
+    def below(value):
+        return value.replace(":role/OrdersReader", ":role/teams/orders/OrdersReader")
+
+    message = _diagnosis.refusal("AccessDenied", below(text), assume_role_request(below(ROLE)))
+    assert [part for part in map(below, said) if part not in message] == []
+
+
+@pytest.mark.parametrize(("code", "text", "said"), named(OTHER + UNUSUAL))
+@pytest.mark.parametrize("suffix", ["", " (reached max retries: 4)"], ids=["", "retried"])
+def test_refused_otherwise(code, text, said, suffix):
+    """Every other answer is told apart by its code, or by its text where codes are shared."""
+    message = _diagnosis.refusal(code, text + suffix if text else text, request(external_id="our-id"))
+    assert [part for part in said if part not in message] == []
+
+
+@pytest.mark.parametrize(("text", "said"), named(ACCESS))
+def test_text_of_sts_is_kept(text, said):
+    """STS's own words end the message, for those who search the web for them."""
+    assert _diagnosis.refusal("AccessDenied", text, request()).endswith(f"STS said: {text} (AccessDenied)")
+
+
+@pytest.mark.parametrize(("code", "text", "said"), named(OTHER + UNUSUAL))
+def test_external_id_is_not_in_the_message(code, text, said):
+    """An external ID that STS quotes does not come through, even where nobody has scrubbed the text."""
+    assert "our-id" not in _diagnosis.refusal(code, text, request(external_id="our-id"))
+
+
+def test_external_id_that_was_sent():
+    """Where an external ID was sent, it is said that another one may be demanded; the statement holds a placeholder."""
+    message = _diagnosis.refusal("AccessDenied", DENIED, request(external_id="our-id"))
+    assert "it may demand another external ID (sts:ExternalId) than the one that was sent" in message
+    assert '"Condition": {"StringEquals": {"sts:ExternalId": "EXTERNAL_ID"}}' in message
+    assert f"{COMMAND} --external-id EXTERNAL_ID." in message
+    assert "our-id" not in message
+
+
+def test_tags_that_were_sent():
+    """Tags are named by key, never by value, and quoted for the shell."""
+    message = _diagnosis.refusal("AccessDenied", TAGS_DENIED, request(tags={"cost center": "k-7741"}))
+    assert "--tag 'cost center'." in message
+    assert '"StringLike": {"aws:RequestTag/cost center": "*"}' in message
+    assert "k-7741" not in message
+
+
+def test_tags_of_the_callers_session():
+    """Where the request sends no tags, those that need the permission are the caller's transitive ones."""
+    message = _diagnosis.refusal("AccessDenied", TAGS_DENIED, request())
+    assert "the caller's session hands on its transitive ones" in message
+
+
+def test_source_identity_that_was_sent():
+    """A source identity may be a person's name: its value stays out of the message."""
+    message = _diagnosis.refusal("AccessDenied", IDENTITY_DENIED, request(source_identity="alice"))
+    assert "the caller's session" not in message
+    assert "alice" not in message
+
+
+def test_source_identity_of_the_callers_session():
+    """Where the request sends no source identity, it is the one that the caller's session keeps."""
+    message = _diagnosis.refusal("AccessDenied", IDENTITY_DENIED, request())
+    assert "the caller's session keeps its own" in message
+
+
+def test_action_that_is_new():
+    """An action that this library does not know is named as STS names it."""
+    text = DENIED.replace("sts:AssumeRole", "sts:SetContext")
+    assert f"{CALLER_ROLE} may not perform sts:SetContext on {ROLE}" in _diagnosis.refusal(
+        "AccessDenied", text, request()
+    )
+
+
+def test_policy_that_is_new():
+    """A kind of policy that this library does not know is named as STS names it."""
+    text = f"{DENIED} with an explicit deny in a tenant isolation policy"
+    assert ": a tenant isolation policy denies it" in _diagnosis.refusal("AccessDenied", text, request())
+
+
+def test_path_of_the_callers_role():
+    """STS shows the session, without the path of its role, and the advice says so."""
+    assert "role/service-role/…, which STS does not show" in _diagnosis.refusal("AccessDenied", DENIED, request())
+
+
+def test_caller_that_is_a_user():
+    """A user is a principal as STS shows it."""
+    text = DENIED.replace(CALLER, "arn:aws:iam::111111111111:user/staff/alice")
+    message = _diagnosis.refusal("AccessDenied", text, request())
+    assert "--execution-role-arn arn:aws:iam::111111111111:user/staff/alice." in message
+    assert "STS does not show" not in message
+
+
+def test_caller_that_no_policy_can_name():
+    """Whom STS names is named, even where that is no principal for the role's trust policy."""
+    text = DENIED.replace(CALLER, "arn:aws:sts::111111111111:federated-user/bob")
+    message = _diagnosis.refusal("AccessDenied", text, request())
+    assert message.startswith(f"arn:aws:sts::111111111111:federated-user/bob may not assume {ROLE}")
+    assert "--execution-role-arn EXECUTION_ROLE_ARN." in message
+
+
+@pytest.mark.parametrize("text", ["Access denied", "Not authorized to perform sts:AssumeRole"])
+def test_caller_that_is_not_named(text):
+    """Where STS does not say who called, the message says how to find out, and names no one."""
+    message = _diagnosis.refusal("AccessDenied", text, request())
+    assert message.startswith(f"The caller, whom STS does not name, may not assume {ROLE}, and STS does not say why")
+    assert "the caller's policies have {" in message
+    assert "to the caller's role (to see which: python -m xacct_lambda check)" in message
+    assert "--execution-role-arn EXECUTION_ROLE_ARN." in message
+
+
+def test_no_text_is_too_strange():
+    """Whatever STS says, the diagnosis does not fail: cut off anywhere, each text still has a message."""
+    long_name = DENIED.replace("assumed-role/orders-fn", f"assumed-role/{'x' * 65}")
+    texts = [long_name] + [text for _, text, _ in ACCESS] + [text for _, _, text, _ in OTHER + UNUSUAL]
+    cut = {text[:end] for text in texts for end in range(len(text))}
+    assert all(ROLE in _diagnosis.refusal(code, text, request()) for text in cut for code in ("AccessDenied", "Other"))
+
+
+@pytest.mark.parametrize("code", sorted(_credentials._CALLER_CODES))
+def test_callers_codes(code):
+    """What the credential cache takes for a fault of the caller's credentials, the message calls one."""
+    assert "The caller's own credentials" in _diagnosis.refusal(code, "no", request())
+
+
+def test_caller_of_another_partition():
+    """No policy reaches across partitions, so there the ARN is what is wrong."""
+    text = DENIED.replace(CALLER, CALLER.replace("arn:aws:", "arn:aws-cn:"))
+    message = _diagnosis.refusal("AccessDenied", text, request())
+    assert "the caller is in the partition aws-cn, the role in aws" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "said"),
+    [
+        ("Throttling", "Rate exceeded", "too many calls"),
+        ("ThrottlingException", "Rate exceeded (reached max retries: 4)", "too many calls"),
+        ("SlowDown", "Please reduce your request rate", "too many calls"),
+        ("InternalFailure", "", "a fault on its side"),
+        ("ServiceUnavailable", "Try again", "a fault on its side"),
+    ],
+)
+def test_failures(code, text, said):
+    """Throttling is told from a fault of STS, and the message says what lowers the rate."""
+    message = _diagnosis.failure(code, text, request())
+    assert message.startswith(f"STS did not serve {ROLE}: {said}")
+
+
+REGIONAL = "https://sts.eu-west-1.amazonaws.com/"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectTimeoutError(endpoint_url=REGIONAL), "(com.amazonaws.eu-west-1.sts)"),
+        (EndpointConnectionError(endpoint_url=REGIONAL), "a NAT gateway, or an interface endpoint for STS"),
+        (ConnectTimeoutError(endpoint_url="https://sts.cn-north-1.amazonaws.com.cn/"), "(com.amazonaws.REGION.sts)"),
+        (CredentialRetrievalError(provider="sso", error_msg="no"), "The caller's own credentials"),
+        (ResponseParserError("<html>"), "What answered"),
+    ],
+    ids=["time-out", "no route", "elsewhere", "no credentials", "not STS"],
+)
+def test_no_answer(error, said):
+    """A call without an answer says what a VPC needs, and says it only where the network is in question."""
+    raised, _ = _sts.failure_of(error, request())
+    assert isinstance(raised, STSUnavailableError)
+    assert said in str(raised)
+    assert ("VPC" in str(raised)) == isinstance(error, ConnectTimeoutError | EndpointConnectionError)
+
+
+def client_error(code, text, status=403):
+    response = {"Error": {"Code": code, "Message": text}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, "AssumeRole")
+
+
+def test_error_is_a_client_error():
+    """Code that catches ClientError and reads the code and the operation needs no change."""
+    raised, cause = _sts.failure_of(client_error("AccessDenied", DENIED), request())
+    assert isinstance(raised, AssumeRoleError)
+    assert isinstance(raised, ClientError)
+    assert (raised.code, raised.response["Error"]["Message"], raised.operation_name, raised.role_arn) == (
+        "AccessDenied",
+        DENIED,
+        "AssumeRole",
+        ROLE,
+    )
+    assert isinstance(cause, ClientError)
+
+
+def test_error_pickles_with_its_message():
+    """The advice survives a pickle, as between processes."""
+    raised, _ = _sts.failure_of(client_error("AccessDenied", DENIED), request())
+    copy = pickle.loads(pickle.dumps(raised))
+    assert (type(copy), str(copy), copy.response) == (type(raised), str(raised), raised.response)
+
+
+def test_error_without_code_and_text():
+    """An answer without a code and a text is an answer of which nothing is known."""
+    raised, _ = _sts.failure_of(ClientError({"Error": {}}, "AssumeRole"), request())
+    assert str(raised) == f"STS refused the request for {ROLE}. STS said nothing."
+
+
+def test_answer_of_5xx_is_no_refusal():
+    """An answer of 5xx is a failure of STS, whatever its code."""
+    raised, _ = _sts.failure_of(client_error("Strange", "", status=503), request())
+    assert isinstance(raised, STSUnavailableError)
+    assert "a fault on its side" in str(raised)
+
+
+def documented():
+    """Return the pairs of docs/troubleshooting.md: what STS says, and what the library says."""
+    pairs = re.findall(r"```text\n(.*)\n```\n\n```text\n(.*)\n```", TROUBLESHOOTING.read_text(encoding="utf-8"))
+    return [pytest.param(*pair, id=re.sub(r"^(?:User: \S+|An error.*operation.*?): ", "", pair[0])) for pair in pairs]
+
+
+@pytest.mark.parametrize(("said", "message"), documented())
+def test_documented_messages(said, message):
+    """What docs/troubleshooting.md shows is what the library says, word for word."""
+    answer = re.fullmatch(r"An error occurred \((\w+)\) when calling the AssumeRole operation: (.*)", said)
+    error = client_error(answer[1], answer[2]) if answer else ConnectTimeoutError(endpoint_url=REGIONAL)
+    raised, _ = _sts.failure_of(error, request())
+    assert f"{type(raised).__name__}: {raised}" == message
+
+
+def test_every_text_is_documented():
+    """Every text of STS that is told apart here is in docs/troubleshooting.md."""
+    page = TROUBLESHOOTING.read_text(encoding="utf-8")
+    texts = [row[1] for row in ACCESS] + [row[2] for row in OTHER]
+    assert [text for text in texts if text not in page] == []

@@ -1,0 +1,465 @@
+"""The two policies: the article's own where nothing else is asked, and no wider than what is sent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xacct_lambda import assume_role
+from xacct_lambda.__main__ import main
+from xacct_lambda._policy_command import _as_expression
+from xacct_lambda.exceptions import ConfigurationError
+from xacct_lambda.policy import permissions_policy, trust_policy
+
+ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
+OTHER_ROLE = "arn:aws-us-gov:iam::333333333333:role/teams/orders/Reader"
+EXECUTION_ROLE = "arn:aws:iam::111111111111:role/my-lambda-execution-role"
+
+ARTICLE_PERMISSIONS = """
+{
+"Version": "2012-10-17",
+"Statement": {
+"Effect": "Allow",
+"Action": "sts:AssumeRole",
+"Resource": "arn:aws:iam::222222222222:role/role-on-source-account"
+}
+}
+"""
+ARTICLE_TRUST = """
+{
+"Version": "2012-10-17",
+"Statement": [
+{
+"Effect": "Allow",
+"Principal": {
+"AWS": "arn:aws:iam::111111111111:role/my-lambda-execution-role"
+},
+"Action": "sts:AssumeRole"
+}
+]
+}
+"""
+
+
+def conditions(policy: dict[str, Any]) -> dict[str, Any]:
+    """Return the condition of each action."""
+    statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
+    return {statement["Action"]: statement.get("Condition") for statement in statements}
+
+
+def test_permissions_policy_is_the_articles():
+    """For one role the permissions policy is the AWS article's, key for key and in its order."""
+    assert json.dumps(permissions_policy(ROLE)) == json.dumps(json.loads(ARTICLE_PERMISSIONS))
+
+
+def test_trust_policy_is_the_articles():
+    """For an execution role alone the trust policy is the AWS article's, key for key and in its order."""
+    assert json.dumps(trust_policy(EXECUTION_ROLE)) == json.dumps(json.loads(ARTICLE_TRUST))
+
+
+def test_one_statement_names_several_roles():
+    """Several roles take one statement, each named once, whatever their partition and path."""
+    assert permissions_policy([ROLE, OTHER_ROLE, ROLE])["Statement"]["Resource"] == [ROLE, OTHER_ROLE]
+
+
+def test_one_role_in_a_list_is_one_role():
+    """A list of one role gives the same document as the role."""
+    assert permissions_policy([ROLE]) == permissions_policy(ROLE)
+
+
+@pytest.mark.parametrize(
+    ("role_arn", "said"),
+    [
+        ([], "at least one role"),
+        ("arn:aws:iam::222222222222:role/tenant-*/Reader", "patterns belong in allowed_roles"),
+        ([ROLE, "arn:aws:sts::222222222222:assumed-role/Reader/session"], r"role/\[PATH/\]Reader"),
+    ],
+)
+def test_permissions_policy_refuses_what_is_not_a_role(role_arn, said):
+    """What is not the ARN of one role is refused with the rule it breaks."""
+    with pytest.raises(ConfigurationError, match=said):
+        permissions_policy(role_arn)
+
+
+def test_external_id_is_demanded_of_assume_role():
+    """With an external ID, the trust policy demands it of AssumeRole."""
+    assert conditions(trust_policy(EXECUTION_ROLE, external_id="our-id")) == {
+        "sts:AssumeRole": {"StringEquals": {"sts:ExternalId": "our-id"}}
+    }
+
+
+def test_external_id_is_not_asked_of_other_actions():
+    """The external ID is a condition key of AssumeRole alone, so the statements beside it leave it out."""
+    assert conditions(trust_policy(EXECUTION_ROLE, external_id="our-id", source_identity="alice")) == {
+        "sts:AssumeRole": {"StringEquals": {"sts:ExternalId": "our-id"}},
+        "sts:SetSourceIdentity": {"StringEquals": {"sts:SourceIdentity": "alice"}},
+    }
+
+
+def test_organization_is_demanded_of_every_action():
+    """With an organization, every statement of the trust policy demands that the caller belong to it."""
+    policy = trust_policy(EXECUTION_ROLE, organization_id="o-a1b2c3d4e5", tags={"team": "orders"}, external_id="our-id")
+    assert conditions(policy) == {
+        "sts:AssumeRole": {"StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5", "sts:ExternalId": "our-id"}},
+        "sts:TagSession": {
+            "StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5", "aws:RequestTag/team": "orders"},
+            "ForAllValues:StringEquals": {"aws:TagKeys": ["team"]},
+        },
+    }
+
+
+@pytest.mark.parametrize("policy", [permissions_policy, trust_policy])
+def test_neither_tags_nor_source_identity_unless_sent(policy):
+    """Without tags and without a source identity, AssumeRole is the only action on either side."""
+    assert conditions(policy(EXECUTION_ROLE, tags={}, source_identity=None)) == {"sts:AssumeRole": None}
+
+
+@pytest.mark.parametrize("policy", [permissions_policy, trust_policy])
+@pytest.mark.parametrize(
+    ("tags", "condition"),
+    [
+        (
+            {"team": "orders"},
+            {
+                "StringEquals": {"aws:RequestTag/team": "orders"},
+                "ForAllValues:StringEquals": {"aws:TagKeys": ["team"]},
+            },
+        ),
+        (
+            {"team": "orders", "tenant": "*"},
+            {
+                "StringEquals": {"aws:RequestTag/team": "orders"},
+                "StringLike": {"aws:RequestTag/tenant": "*"},
+                "ForAllValues:StringEquals": {"aws:TagKeys": ["team", "tenant"]},
+            },
+        ),
+        ({"team": "orders", "*": "*"}, {"StringEquals": {"aws:RequestTag/team": "orders"}}),
+        ({"*": "*"}, None),
+    ],
+    ids=["one value", "any value", "further tags", "any tags"],
+)
+def test_tags_need_tag_session_on_both_sides(policy, tags, condition):
+    """Session tags take sts:TagSession on both sides, kept to their keys and, unless these are ``*``, their values."""
+    assert conditions(policy(EXECUTION_ROLE, tags=tags))["sts:TagSession"] == condition
+
+
+@pytest.mark.parametrize("policy", [permissions_policy, trust_policy])
+@pytest.mark.parametrize(
+    ("source_identity", "condition"),
+    [
+        ("alice", {"StringEquals": {"sts:SourceIdentity": "alice"}}),
+        ("*", {"StringLike": {"sts:SourceIdentity": "*"}}),
+    ],
+)
+def test_source_identity_needs_its_action_on_both_sides(policy, source_identity, condition):
+    """A source identity takes sts:SetSourceIdentity on both sides, kept to its value unless that is ``*``."""
+    assert conditions(policy(EXECUTION_ROLE, source_identity=source_identity))["sts:SetSourceIdentity"] == condition
+
+
+@pytest.mark.parametrize(
+    "principal_arn",
+    [
+        "arn:aws:iam::111111111111:role/service-role/orders-fn-role-x1y2z3",
+        "arn:aws-cn:iam::111111111111:role/orders-fn",
+        "arn:aws:iam::111111111111:user/staff/alice",
+    ],
+)
+def test_principals(principal_arn):
+    """A role or a user may be the principal, with a path and in any partition."""
+    assert trust_policy(principal_arn)["Statement"][0]["Principal"] == {"AWS": principal_arn}
+
+
+@pytest.mark.parametrize(
+    ("principal_arn", "said"),
+    [
+        ("lambda.amazonaws.com", "as its execution role, not as a service"),
+        (
+            "arn:aws:sts::111111111111:assumed-role/orders-fn/orders-fn",
+            r"arn:aws:iam::111111111111:role/\[PATH/\]orders-fn",
+        ),
+        ("arn:aws:iam::111111111111:role/tenant-*/Reader", "patterns belong in allowed_roles"),
+        ("*", "not the ARN of a role"),
+        (None, "not the ARN of a role"),
+    ],
+)
+def test_what_is_no_principal(principal_arn, said):
+    """A service, a session, a wildcard are refused as principals, and the message says what to write."""
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        trust_policy(principal_arn)
+    assert refused.value.argument == "principal_arn"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("external_id", "not an ID"),
+        ("organization_id", "o-SHORT"),
+        ("source_identity", "not an identity"),
+        ("tags", {"aws:team": "orders"}),
+    ],
+)
+def test_arguments_that_sts_would_refuse(argument, value):
+    """What STS would refuse in the request is refused in the policy, under the argument's name."""
+    with pytest.raises(ConfigurationError) as refused:
+        trust_policy(EXECUTION_ROLE, **{argument: value})
+    assert refused.value.argument == argument
+
+
+def command(*arguments: str) -> int:
+    return main(["policy", "--execution-role-arn", EXECUTION_ROLE, *arguments])
+
+
+@pytest.fixture
+def handlers(monkeypatch, tmp_path):
+    """A module in the working directory, as under ``xacct-lambda``, which has no working directory on its path."""
+
+    def write(source: str) -> str:
+        name = f"handlers_of_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text("from xacct_lambda import *\n" + source, encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+        return f"{name}:handler"
+
+    return write
+
+
+def test_command_heads_each_document_with_its_account(capsys):
+    """By default both documents are printed, each headed by the account and the role it belongs to."""
+    assert command("--role-arn", ROLE) == 0
+    assert capsys.readouterr().out == (
+        "# Account 111111111111: add to the policies of the role my-lambda-execution-role\n"
+        f"{json.dumps(json.loads(ARTICLE_PERMISSIONS), indent=2)}\n\n"
+        "# Account 222222222222: the trust policy of the role role-on-source-account\n"
+        f"{json.dumps(json.loads(ARTICLE_TRUST), indent=2)}\n"
+    )
+
+
+def test_command_prints_one_json_object(capsys):
+    """As JSON it is one object with both documents."""
+    assert command("--role-arn", ROLE, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "permissions_policy": json.loads(ARTICLE_PERMISSIONS),
+        "trust_policy": json.loads(ARTICLE_TRUST),
+    }
+
+
+def test_command_maps_several_roles_to_their_trust_policies(capsys):
+    """Of several roles, ``trust_policy`` maps each to its document, and one permissions policy names them all."""
+    other_role = "arn:aws:iam::333333333333:role/teams/orders/Reader"
+    assert command("--role-arn", ROLE, "--role-arn", other_role, "--format", "json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["permissions_policy"] == permissions_policy([ROLE, other_role])
+    assert printed["trust_policy"] == {ROLE: trust_policy(EXECUTION_ROLE), other_role: trust_policy(EXECUTION_ROLE)}
+
+
+def test_command_takes_every_option(capsys):
+    """Every option reaches the document it belongs to."""
+    options = ["--external-id", "our-id", "--organization-id", "o-a1b2c3d4e5", "--source-identity", "alice"]
+    assert command("--role-arn", ROLE, *options, "--tag", "team=orders", "--tag", "tenant", "--format", "json") == 0
+    sent = {"source_identity": "alice", "tags": {"team": "orders", "tenant": "*"}}
+    assert json.loads(capsys.readouterr().out) == {
+        "permissions_policy": permissions_policy(ROLE, **sent),
+        "trust_policy": trust_policy(EXECUTION_ROLE, external_id="our-id", organization_id="o-a1b2c3d4e5", **sent),
+    }
+
+
+def test_command_reads_a_handler(capsys, handlers):
+    """Roles, tags and source identity are read off a decorated handler; one that depends on the event may be any."""
+    handler = handlers(
+        f"""
+@assume_role("{ROLE}", clients=["s3"], source_identity="alice", tags={{"team": "orders"}})
+@assume_role(
+    "arn:aws:iam::333333333333:role/Reader",
+    clients=["sqs"],
+    source_identity=lambda event, context: event["user"],
+    tags=lambda event, context: event["tags"],
+)
+@assume_role("arn:aws:iam::333333333333:role/Reader", session="session", external_id=lambda event, context: "secret")
+def handler(event, context, *, s3, sqs, session): ...
+"""
+    )
+    assert command("--from-handler", handler, "--external-id", "our-id", "--format", "json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    reader = "arn:aws:iam::333333333333:role/Reader"
+    assert printed["trust_policy"] == {
+        ROLE: trust_policy(EXECUTION_ROLE, source_identity="alice", tags={"team": "orders"}),
+        reader: {
+            "Version": "2012-10-17",
+            "Statement": [
+                *trust_policy(EXECUTION_ROLE, source_identity="*", tags={"*": "*"})["Statement"],
+                *trust_policy(EXECUTION_ROLE, external_id="our-id")["Statement"],
+            ],
+        },
+    }
+    assert printed["permissions_policy"]["Statement"] == [
+        *permissions_policy(ROLE, source_identity="alice", tags={"team": "orders"})["Statement"],
+        *permissions_policy(reader, source_identity="*", tags={"*": "*"})["Statement"],
+    ]
+
+
+def test_command_takes_the_roles_that_depend_on_the_event(capsys, handlers):
+    """Where the handler's role depends on the event, the roles are named beside it."""
+    handler = handlers(
+        f"""
+@assume_role(lambda event, context: event["role"], clients=["s3"], allowed_roles=["{ROLE}"], tags={{"team": "orders"}})
+def handler(event, context, *, s3): ...
+"""
+    )
+    assert command("--from-handler", handler, "--role-arn", ROLE, "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["trust_policy"] == trust_policy(EXECUTION_ROLE, tags={"team": "orders"})
+
+
+HANDLER = "def handler(event, context, *, s3): ..."
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        (f'@assume_role("{ROLE}", clients=["s3"], external_id="secret")\n{HANDLER}', [], "--external-id: needed"),
+        (f'@assume_role("{ROLE}", clients=["s3"])\n{HANDLER}', ["--tag", "team"], "the handler says which tags"),
+        (
+            f'@assume_role(lambda event, context: 0, clients=["s3"], allowed_roles=["{ROLE}"])\n{HANDLER}',
+            [],
+            "--role-arn: needed",
+        ),
+        (
+            f'@assume_role("{ROLE}", clients=["s3"], source_session=assumed_session("{ROLE}"))\n{HANDLER}',
+            [],
+            "is assumed from another assumed role",
+        ),
+        (HANDLER, [], "is not decorated with @assume_role"),
+        ("", [], "is not MODULE:FUNCTION of a handler: module .* has no attribute"),
+    ],
+)
+def test_command_says_what_a_handler_does_not(capsys, handlers, source, options, said):
+    """What cannot be read off the handler is asked for, and a secret that stands in it is never printed."""
+    assert command("--from-handler", handlers(source), *options) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error)
+    assert "secret" not in error
+
+
+def test_plan_shows_no_secret():
+    """What tools may read of a handler holds that an external ID is sent, and not which."""
+
+    @assume_role(ROLE, clients=["s3"], external_id="secret")
+    def handler(event, context, *, s3): ...
+
+    (plan,) = vars(handler)["__xacct_lambda__"]
+    assert plan.role.sends_external_id
+    assert "secret" not in repr(plan.role)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--role-arn: needed, or --from-handler"),
+        (["--from-handler", "no_such_module:handler"], "No module named 'no_such_module'"),
+        (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION of a handler"),
+        (["--from-handler", ":handler"], "is not MODULE:FUNCTION of a handler"),
+        (["--role-arn", "arn:aws-cn:iam::222222222222:role/Reader"], "in another partition"),
+        (["--role-arn", "Reader"], "is not the ARN of a role"),
+    ],
+)
+def test_command_refuses_with_status_2(capsys, options, said):
+    """A mistake on the command line is named on standard error, with status 2 and nothing on standard output."""
+    assert command(*options) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("xacct-lambda policy: ")
+    assert said in printed.err
+
+
+VARIANTS = [
+    pytest.param(["--role-arn", ROLE], id="article"),
+    pytest.param(
+        [
+            *("--role-arn", ROLE, "--role-arn", "arn:aws:iam::333333333333:role/teams/orders/Reader"),
+            *("--external-id", "our-id", "--organization-id", "o-a1b2c3d4e5", "--source-identity", "*"),
+            *("--tag", "cost center", "--tag", "team=orders"),
+        ],
+        id="everything",
+    ),
+    pytest.param(["--role-arn", "arn:aws:iam::111111111111:role/Reader"], id="one account"),
+    pytest.param(["--execution-role-arn", "arn:aws:iam::111111111111:user/staff/alice", "--role-arn", ROLE], id="user"),
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_cloudformation_passes_cfn_lint(capsys, options):
+    """The CloudFormation template passes cfn-lint, warnings included."""
+    cfnlint = pytest.importorskip("cfnlint.api")
+    assert command(*options, "--format", "cloudformation") == 0
+    template = capsys.readouterr().out
+    assert [str(match) for match in cfnlint.lint(template)] == []
+
+
+def test_cloudformation_holds_the_articles_policies(capsys):
+    """The template makes each policy in its own account, and the documents are the article's."""
+    cfnlint = pytest.importorskip("cfnlint.decode.cfn_yaml")
+    assert command("--role-arn", ROLE, "--format", "cloudformation") == 0
+    resources = cfnlint.loads(capsys.readouterr().out)["Resources"]
+    assert resources["AssumeRolePermission"] == {
+        "Type": "AWS::IAM::RolePolicy",
+        "Condition": "Account111111111111",
+        "Properties": {
+            "RoleName": "my-lambda-execution-role",
+            "PolicyName": "xacct-lambda",
+            "PolicyDocument": json.loads(ARTICLE_PERMISSIONS),
+        },
+    }
+    assert resources["AssumedRole1"] == {
+        "Type": "AWS::IAM::Role",
+        "Condition": "Account222222222222",
+        "Properties": {
+            "RoleName": "role-on-source-account",
+            "Path": "/",
+            "AssumeRolePolicyDocument": json.loads(ARTICLE_TRUST),
+        },
+    }
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_terraform_parses(capsys, options):
+    """The Terraform configuration parses, and each resource has the provider of its own account."""
+    hcl2 = pytest.importorskip("hcl2")
+    assert command(*options, "--format", "terraform") == 0
+    configuration = json.dumps(hcl2.loads(capsys.readouterr().out))
+    aliases = set(re.findall(r"account_[0-9]{12}", json.dumps(json.loads(configuration)["provider"])))
+    used = set(re.findall(r"aws\.(account_[0-9]{12})", configuration))
+    assert used == aliases
+
+
+def test_terraform_holds_the_articles_policies(capsys):
+    """The expressions in the Terraform configuration are the article's documents."""
+    pytest.importorskip("hcl2")
+    assert command("--role-arn", ROLE, "--format", "terraform") == 0
+    expressions = re.findall(r"jsonencode\((\{.*?^  \})\)", capsys.readouterr().out, re.DOTALL | re.MULTILINE)
+    assert [json.loads(re.sub('" = ', '": ', expression)) for expression in expressions] == [
+        json.loads(ARTICLE_PERMISSIONS),
+        json.loads(ARTICLE_TRUST),
+    ]
+
+
+def test_terraform_text_is_no_template():
+    """What would begin a template in Terraform's language is escaped."""
+    assert _as_expression({"Resource": "role/${a}/%{b}/$c"}) == '{\n    "Resource" = "role/$${a}/%%{b}/$c"\n  }'
+
+
+def documented():
+    """Return the commands of docs/cli.md with their output."""
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    return re.findall(r"```console\n\$ python -m xacct_lambda (policy .*)\n((?:.*\n)*?)```", page)
+
+
+@pytest.mark.parametrize(("line", "output"), documented())
+def test_documented_commands(capsys, line, output):
+    """What docs/cli.md shows of the command is what it prints."""
+    assert main(shlex.split(line)) == 0
+    assert capsys.readouterr().out == output

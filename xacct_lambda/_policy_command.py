@@ -1,0 +1,269 @@
+"""``policy``: print the two policies, each headed by the account it belongs to, as JSON or as infrastructure code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import operator
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from xacct_lambda._handler import PlannedRole
+from xacct_lambda._request import role_arn_parts
+from xacct_lambda.exceptions import ConfigurationError
+from xacct_lambda.policy import permissions_policy, trust_policy
+
+HELP: Final = "print the permissions policy of the execution role and the trust policy of the role it assumes"
+
+_NAME: Final = "xacct-lambda"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--role-arn", metavar="ARN", action="append", help="role to assume; may be repeated")
+    parser.add_argument(
+        "--from-handler",
+        metavar="MODULE:FUNCTION",
+        help="read the roles and what is sent with the calls off a handler decorated with @assume_role",
+    )
+    parser.add_argument(
+        "--execution-role-arn", metavar="ARN", required=True, help="the function's execution role, with its path"
+    )
+    parser.add_argument("--external-id", metavar="ID", help="external ID to demand")
+    parser.add_argument("--organization-id", metavar="ID", help="AWS organization of the function's account to demand")
+    parser.add_argument("--source-identity", metavar="NAME", help="source identity to allow; * for any")
+    parser.add_argument(
+        "--tag",
+        metavar="KEY[=VALUE]",
+        action="append",
+        default=[],
+        help="session tag to allow, with any value if none is given; * for any tags; may be repeated",
+    )
+    parser.add_argument("--format", choices=sorted(_FORMATS), default="text", help="default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the policies."""
+    try:
+        print(_FORMATS[arguments.format](_policies(arguments)))
+    except ConfigurationError as error:
+        print(f"xacct-lambda policy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class _Policies(NamedTuple):
+    principal_arn: str
+    permissions: dict[str, Any]
+    trust: dict[str, dict[str, Any]]
+    """The trust policy of each role."""
+
+
+def _policies(arguments: argparse.Namespace) -> _Policies:
+    principal_arn = arguments.execution_role_arn
+    wanted = _wanted(arguments)
+    trust: dict[str, list[Any]] = {}
+    alike: dict[tuple[str | None, frozenset[tuple[str, str]]], list[PlannedRole]] = {}
+    for role in wanted:
+        if role.sends_external_id and arguments.external_id is None:
+            raise ConfigurationError(
+                "--external-id", f"needed: one is sent for {role.role_arn}, and it is not kept where tools can read it"
+            )
+        alike.setdefault((role.source_identity, frozenset(role.tags.items())), []).append(role)
+        trust.setdefault(str(role.role_arn), []).append(
+            trust_policy(
+                principal_arn,
+                external_id=arguments.external_id if role.sends_external_id else None,
+                organization_id=arguments.organization_id,
+                source_identity=role.source_identity,
+                tags=role.tags,
+            )
+        )
+    permissions = [
+        permissions_policy(
+            [str(role.role_arn) for role in roles], source_identity=roles[0].source_identity, tags=roles[0].tags
+        )
+        for roles in alike.values()
+    ]
+    for role_arn in trust:
+        if role_arn.split(":")[1] != principal_arn.split(":")[1]:
+            raise ConfigurationError("--execution-role-arn", f"in another partition than {role_arn}: no policy helps")
+    return _Policies(principal_arn, _joined(permissions), {arn: _joined(each) for arn, each in trust.items()})
+
+
+def _joined(policies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one policy that allows what each of them does."""
+    if all(policy == policies[0] for policy in policies):
+        return policies[0]
+    statements: list[Any] = []
+    for policy in policies:
+        of_policy = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
+        statements += [statement for statement in of_policy if statement not in statements]
+    return {**policies[0], "Statement": statements}
+
+
+def _wanted(arguments: argparse.Namespace) -> list[PlannedRole]:
+    """Return the roles to write policies for: those named, those of the handler, or those named for the handler's."""
+    if arguments.from_handler is None:
+        if not arguments.role_arn:
+            raise ConfigurationError("--role-arn", "needed, or --from-handler")
+        tags = dict(_tag(text) for text in arguments.tag)
+        return [
+            PlannedRole(arn, arguments.external_id is not None, arguments.source_identity, tags, is_chained=False)
+            for arn in arguments.role_arn
+        ]
+    if arguments.tag or arguments.source_identity:
+        raise ConfigurationError("--from-handler", "the handler says which tags and source identity it sends")
+    wanted = []
+    for role in _planned_roles(arguments.from_handler):
+        if role.is_chained:
+            raise ConfigurationError(
+                "--from-handler",
+                f"{role.role_arn} is assumed from another assumed role: name it with --role-arn, and that role with "
+                "--execution-role-arn",
+            )
+        if role.role_arn is None and not arguments.role_arn:
+            raise ConfigurationError("--role-arn", "needed: the handler's role depends on the event")
+        wanted += [role._replace(role_arn=arn) for arn in arguments.role_arn] if role.role_arn is None else [role]
+    return wanted
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    return key, value if separator else "*"
+
+
+def _planned_roles(name: str) -> Iterable[PlannedRole]:
+    module_name, _, function_name = name.partition(":")
+    if "" not in sys.path:
+        # As under "python -m": the handler's module is looked for in the working directory.
+        sys.path.insert(0, "")
+    try:
+        handler = operator.attrgetter(function_name)(importlib.import_module(module_name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError("--from-handler", f"{name!r} is not MODULE:FUNCTION of a handler: {error}") from error
+    plans = getattr(handler, "__xacct_lambda__", ())
+    if not plans:
+        raise ConfigurationError("--from-handler", f"{name!r} is not decorated with @assume_role")
+    return [plan.role for plan in plans]
+
+
+def _account(arn: str) -> str:
+    return arn.split(":")[4]
+
+
+def _principal(policies: _Policies) -> tuple[str, str]:
+    """Return whether the principal is a role or a user, and its name."""
+    kind, _, path = policies.principal_arn.split(":")[5].partition("/")
+    return kind, path.rpartition("/")[2]
+
+
+def _heading_of_permissions(policies: _Policies) -> str:
+    return f"Account {_account(policies.principal_arn)}: add to the policies of the {' '.join(_principal(policies))}"
+
+
+def _heading_of_trust(role_arn: str) -> str:
+    return (
+        f"Account {_account(role_arn)}: the trust policy of the role {role_arn_parts(role_arn)[3].rpartition('/')[2]}"
+    )
+
+
+def _as_text(policies: _Policies) -> str:
+    parts = [f"# {_heading_of_permissions(policies)}\n{_as_document(policies.permissions)}"]
+    parts += [f"# {_heading_of_trust(arn)}\n{_as_document(document)}" for arn, document in policies.trust.items()]
+    return "\n\n".join(parts)
+
+
+def _as_json(policies: _Policies) -> str:
+    """Return one object; of several roles, ``trust_policy`` maps each role's ARN to its document."""
+    documents = list(policies.trust.values())
+    trust = documents[0] if len(documents) == 1 else policies.trust
+    return _as_document({"permissions_policy": policies.permissions, "trust_policy": trust})
+
+
+def _as_document(document: Any, indent: int = 0) -> str:
+    return textwrap.indent(json.dumps(document, indent=2), " " * indent).lstrip()
+
+
+def _as_cloudformation(policies: _Policies) -> str:
+    kind, name = _principal(policies)
+    accounts = dict.fromkeys(map(_account, [policies.principal_arn, *policies.trust]))
+    lines = [
+        "# One template for all the accounts: each stack makes what belongs to its own. It needs CAPABILITY_NAMED_IAM.",
+        'AWSTemplateFormatVersion: "2010-09-09"',
+        "Conditions:",
+        *(f'  Account{account}: !Equals [!Ref AWS::AccountId, "{account}"]' for account in accounts),
+        "Resources:",
+        f"  # {_heading_of_permissions(policies)}",
+        "  AssumeRolePermission:",
+        f"    Type: AWS::IAM::{kind.title()}Policy",
+        f"    Condition: Account{_account(policies.principal_arn)}",
+        "    Properties:",
+        f"      {kind.title()}Name: {json.dumps(name)}",
+        f"      PolicyName: {_NAME}",
+        f"      PolicyDocument: {_as_document(policies.permissions, 6)}",
+    ]
+    for number, (role_arn, document) in enumerate(policies.trust.items(), 1):
+        path, _, name = f"/{role_arn_parts(role_arn)[3]}".rpartition("/")
+        lines += [
+            f"  # {_heading_of_trust(role_arn)}",
+            f"  AssumedRole{number}:",
+            "    Type: AWS::IAM::Role",
+            f"    Condition: Account{_account(role_arn)}",
+            "    Properties:",
+            f"      RoleName: {json.dumps(name)}",
+            f"      Path: {json.dumps(path + '/')}",
+            f"      AssumeRolePolicyDocument: {_as_document(document, 6)}",
+        ]
+    return "\n".join(lines)
+
+
+def _as_terraform(policies: _Policies) -> str:
+    kind, name = _principal(policies)
+    accounts = dict.fromkeys(map(_account, [policies.principal_arn, *policies.trust]))
+    blocks = [
+        f"""provider "aws" {{
+  alias               = "account_{account}"
+  allowed_account_ids = ["{account}"]
+}}"""
+        for account in accounts
+    ]
+    blocks.append(
+        f"""# {_heading_of_permissions(policies)}
+resource "aws_iam_{kind}_policy" "assume_role" {{
+  provider = aws.account_{_account(policies.principal_arn)}
+  name     = "{_NAME}"
+  {kind}     = {_as_expression(name)}
+  policy   = jsonencode({_as_expression(policies.permissions)})
+}}"""
+    )
+    for number, (role_arn, document) in enumerate(policies.trust.items(), 1):
+        path, _, name = f"/{role_arn_parts(role_arn)[3]}".rpartition("/")
+        blocks.append(
+            f"""# {_heading_of_trust(role_arn)}
+resource "aws_iam_role" "assumed_{number}" {{
+  provider           = aws.account_{_account(role_arn)}
+  name               = {_as_expression(name)}
+  path               = {_as_expression(path + "/")}
+  assume_role_policy = jsonencode({_as_expression(document)})
+}}"""
+        )
+    return "\n\n".join(blocks)
+
+
+def _as_expression(value: Any) -> str:
+    """Return a value in Terraform's language, where a string's ``${`` and ``%{`` would begin a template."""
+    text = re.sub(r"([$%])(?={)", r"\1\1", _as_document(value, 2))
+    return re.sub(r'(?m)^( *"(?:[^"\\]|\\.)*"): ', r"\1 = ", text)
+
+
+_FORMATS: Final[dict[str, Callable[[_Policies], str]]] = {
+    "text": _as_text,
+    "json": _as_json,
+    "cloudformation": _as_cloudformation,
+    "terraform": _as_terraform,
+}

@@ -1,0 +1,218 @@
+"""``check``: find out, step by step and with the library's own call, whether a role can be assumed from here.
+
+``lambda_handler`` does the same inside a function, for a test event with the arguments of ``assumed_session``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from xacct_lambda import assumed_session
+from xacct_lambda._request import AssumeRoleRequest, assume_role_request
+from xacct_lambda._sts import SERVER_FAULTS, STS_CONFIG, failure_of, new_client
+from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
+
+HELP: Final = "find out whether a role can be assumed from here: who am I, can I reach STS, does the role let me in"
+
+_OF_SESSION: Final = frozenset({"region_name", "min_ttl_seconds"})
+_TITLES: Final = {
+    "credentials": "credentials",
+    "reach_sts": "reach STS",
+    "caller": "who am I",
+    "assume_role": "assume role",
+    "assumed": "who am I then",
+    "expiration": "until",
+    "lifetime": "seconds to live",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: those of ``assumed_session``, each only if given."""
+    parser.add_argument("--role-arn", metavar="ARN", required=True, help="role to assume")
+    for name, options in _OPTIONS.items():
+        parser.add_argument(name, default=argparse.SUPPRESS, **options)
+    parser.add_argument("--profile", help="profile of the caller's credentials; default: boto3's default session")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "--role-session-name": {"metavar": "NAME"},
+    "--external-id": {"metavar": "ID"},
+    "--source-identity": {"metavar": "NAME"},
+    "--duration-seconds": {"metavar": "SECONDS", "type": int},
+    "--policy": {"metavar": "JSON", "help": "session policy"},
+    "--policy-arn": {"metavar": "ARN", "dest": "policy_arns", "action": "append", "help": "may be repeated"},
+    "--tag": {"metavar": "KEY=VALUE", "dest": "tags", "action": "append", "type": _tag, "help": "may be repeated"},
+    "--transitive-tag-key": {
+        "metavar": "KEY",
+        "dest": "transitive_tag_keys",
+        "action": "append",
+        "help": "may be repeated",
+    },
+    "--region-name": {"metavar": "REGION", "help": "Region of the assumed session; STS is called in the caller's"},
+    "--min-ttl-seconds": {"metavar": "SECONDS", "type": float},
+    "--extra": {"metavar": "JSON", "type": json.loads, "help": "further parameters of AssumeRole"},
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print each step as it is done; return 1 if one fails."""
+    options = {name: value for name, value in vars(arguments).items() if name not in {"json", "profile", "run"}}
+    if "tags" in options:
+        options["tags"] = dict(options["tags"])
+    steps = []
+    try:
+        for step in check(boto3.Session(profile_name=arguments.profile), **options):
+            steps.append(step)
+            if not arguments.json:
+                print(step.line())
+    except (ConfigurationError, BotoCoreError) as error:
+        print(f"xacct-lambda check: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(_report(steps), indent=2))
+    return 0 if steps[-1].error is None else 1
+
+
+def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
+    """Return the report of ``check --json`` for a test event such as ``{"role_arn": "arn:aws:iam::…"}``.
+
+    Raises:
+        ConfigurationError: The event's arguments are not those of ``assumed_session``, or break a rule of STS.
+    """
+    return _report(list(check(boto3.Session(), **event)))
+
+
+class Step(NamedTuple):
+    """One question, with its answer or the error that came in its place, and how long that took."""
+
+    name: str
+    answer: str | int
+    seconds: float
+    error: XacctLambdaError | None = None
+
+    def line(self) -> str:
+        """Return the step for a terminal."""
+        answer = self.answer if self.error is None else f"no\n\n{type(self.error).__name__}: {self.error}"
+        return f"{_TITLES[self.name]:<16}{self.seconds * 1000:6.0f} ms   {answer}"
+
+
+def _report(steps: list[Step]) -> dict[str, Any]:
+    error = steps[-1].error
+    return {
+        "ok": error is None,
+        "steps": [
+            {"step": step.name, "ok": step.error is None, "answer": step.answer, "seconds": round(step.seconds, 4)}
+            for step in steps
+        ],
+        "error": error and {"type": type(error).__name__, "code": getattr(error, "code", None), "message": str(error)},
+    }
+
+
+def check(source: boto3.Session, **arguments: Any) -> Iterator[Step]:
+    """Yield each step as it is done, up to the first that fails.
+
+    Args:
+        source: A session of its own, since what it calls is listened to.
+        arguments: Those of ``assumed_session``, which ``source`` is for.
+
+    Raises:
+        ConfigurationError: An argument breaks a rule of STS.
+    """
+    asked = _Questions(source, arguments)
+    questions: dict[str, Callable[[], str | int]] = {name: getattr(asked, name) for name in _TITLES}
+    for name, ask in questions.items():
+        answer: str | int = ""
+        error: XacctLambdaError | None = None
+        started = time.perf_counter()
+        try:
+            answer = ask()
+        except XacctLambdaError as refused:
+            error = refused
+        except (BotoCoreError, ClientError) as failed:
+            error, _ = failure_of(failed, asked.request)
+        yield Step(name, answer, time.perf_counter() - started, error)
+        if error is not None:
+            return
+
+
+class _Questions:
+    """What is asked of botocore, of STS and of the library, in the order of the titles."""
+
+    def __init__(self, source: boto3.Session, arguments: dict[str, Any]) -> None:
+        of_request = {name: value for name, value in arguments.items() if name not in _OF_SESSION}
+        try:
+            self.request: AssumeRoleRequest = assume_role_request(**of_request)
+        except TypeError as error:
+            raise ConfigurationError("arguments", str(error)) from error
+        self._source = source
+        self._session = assumed_session(source_session=source, **arguments)
+        self._expires_at: Any = None
+        source.events.register("after-call.sts.AssumeRole", self._note_expiration)
+
+    def _note_expiration(self, parsed: dict[str, Any], **_: Any) -> None:
+        self._expires_at = parsed.get("Credentials", {}).get("Expiration")
+
+    def credentials(self) -> str:
+        # With the clients made here, the steps that follow take the time of their round trip.
+        self._unsigned = new_client(self._source, STS_CONFIG.merge(Config(signature_version=UNSIGNED)))
+        self._signed = new_client(self._source, STS_CONFIG)
+        credentials = self._source.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        return str(credentials.method)
+
+    def reach_sts(self) -> str:
+        try:
+            self._unsigned.get_caller_identity()
+        except ClientError as error:
+            # What is not signed is refused: so STS was reached, whoever the caller is.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
+                raise
+        return str(self._unsigned.meta.endpoint_url)
+
+    def caller(self) -> str:
+        return _identity(self._signed)
+
+    def assume_role(self) -> str:
+        credentials: Any = self._session.get_credentials()
+        credentials.get_frozen_credentials()
+        return self.request.role_arn
+
+    def assumed(self) -> str:
+        return _identity(self._session.client("sts", config=STS_CONFIG))
+
+    def expiration(self) -> str:
+        return f"{self._expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+    def lifetime(self) -> int:
+        left: timedelta = self._expires_at - datetime.now(UTC)
+        return round(left.total_seconds())
+
+
+def _identity(client: Any) -> str:
+    try:
+        return str(client.get_caller_identity()["Arn"])
+    except ClientError as error:
+        # It takes no permission, but the policy of a VPC endpoint for STS may let AssumeRole pass alone.
+        if error.response["Error"].get("Code") != "AccessDenied":
+            raise
+        return "unknown: GetCallerIdentity is denied"
