@@ -1,0 +1,302 @@
+"""Roles and options that an event decides, hostile events above all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import ROLE, Clock, FakeSTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_sts import ScriptedSTS, scripted_sts
+
+from xacct_lambda import _sessions, assume_role, assumed_session, cache_info, cache_resize
+from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._sessions import SessionCache
+from xacct_lambda.events import api_caller_account, event_field, eventbridge_account, role_for, tenant_id
+from xacct_lambda.exceptions import ConfigurationError
+
+CONTEXT = SimpleNamespace(tenant_id="blue")
+PATTERN = "arn:aws:iam::222222222222:role/tenant/*"
+REST = {"requestContext": {"accountId": "111111111111", "identity": {"accountId": "333333333333"}}}
+HTTP = {"requestContext": {"accountId": "111111111111", "authorizer": {"iam": {"accountId": "444444444444"}}}}
+
+
+@pytest.mark.parametrize(
+    ("read", "event", "expected"),
+    [
+        (event_field("tenant"), {"tenant": "blue"}, "blue"),
+        (event_field("detail.tenant.id"), {"detail": {"tenant": {"id": "blue-7"}}}, "blue-7"),
+        (tenant_id(), {}, "blue"),
+        (eventbridge_account(), {"account": "222222222222"}, "222222222222"),
+        (api_caller_account(), REST, "333333333333"),
+        (api_caller_account(), HTTP, "444444444444"),
+    ],
+)
+def test_the_common_places(read: Any, event: Any, expected: str) -> None:
+    """Each helper reads its place, for functions and for methods, whose first argument is the object."""
+    assert read(event, CONTEXT) == expected
+    assert read("self", event, CONTEXT) == expected
+
+
+def test_the_tenant_of_a_durable_function() -> None:
+    """A durable context holds the usual one."""
+    assert tenant_id()({}, SimpleNamespace(lambda_context=CONTEXT)) == "blue"
+
+
+@pytest.mark.parametrize(
+    ("read", "event", "context"),
+    [
+        (event_field("tenant"), {}, None),
+        (event_field("tenant"), None, None),
+        (event_field("tenant"), {"tenant": 7}, None),
+        (event_field("tenant"), {"tenant": ""}, None),
+        (event_field("tenant"), {"tenant": "a/b"}, None),
+        (event_field("tenant"), {"tenant": "../Admin"}, None),
+        (event_field("tenant"), {"tenant": "a:b"}, None),
+        (event_field("tenant"), {"tenant": "*"}, None),
+        (event_field("tenant"), {"tenant": "blue\n"}, None),
+        (event_field("tenant"), {"tenant": "２２２"}, None),  # noqa: RUF001 - full-width digits are the point
+        (event_field("detail.tenant"), {"detail": ["tenant"]}, None),
+        (tenant_id(), {}, SimpleNamespace()),
+        (tenant_id(), {}, None),
+        (eventbridge_account(), {"account": "2222"}, None),
+        (eventbridge_account(), {"account": 222222222222}, None),
+        (eventbridge_account(), {"account": "２２２２２２２２２２２２"}, None),  # noqa: RUF001 - the same
+        (api_caller_account(), {"requestContext": {"accountId": "111111111111"}}, None),
+        (api_caller_account(), {"requestContext": REST["requestContext"] | HTTP["requestContext"]}, None),
+    ],
+)
+def test_what_is_not_there_or_not_a_name(read: Any, event: Any, context: Any) -> None:
+    """A place that is empty, ambiguous or holds anything but a name is refused, and its value not repeated."""
+    with pytest.raises(ConfigurationError) as caught:
+        read(event, context)
+
+    assert caught.value.argument == "event"
+    assert "Admin" not in str(caught.value)
+
+
+def test_a_role_of_several_values() -> None:
+    """A template takes values from several places."""
+    role = role_for("arn:aws:iam::{account}:role/tenant/{tenant}", account=eventbridge_account(), tenant=tenant_id())
+
+    assert role({"account": "222222222222"}, CONTEXT) == "arn:aws:iam::222222222222:role/tenant/blue"
+
+
+def test_values_of_ones_own_are_checked_too() -> None:
+    """What a callable of the user's own returns cannot leave its place in the ARN."""
+    role = role_for("arn:aws:iam::222222222222:role/tenant/{tenant}", tenant=lambda event, context: event["path"])
+
+    with pytest.raises(ConfigurationError):
+        role({"path": "blue/../../Admin"}, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("template", "values"),
+    [
+        ("arn:aws:iam::{account}:role/Reader", {}),
+        ("arn:aws:iam::222222222222:role/Reader", {"tenant": tenant_id()}),
+        ("arn:aws:s3:::{bucket}", {"bucket": tenant_id()}),
+    ],
+)
+def test_templates_are_checked_at_decoration(template: str, values: Any) -> None:
+    """A template that yields no role ARN, or whose names have no values, fails the init phase."""
+    with pytest.raises(ConfigurationError):
+        role_for(template, **values)
+
+
+# --- Fuzzing ----------------------------------------------------------------------------------------------------------
+
+hostile_texts = st.text() | st.sampled_from(
+    [
+        "arn:aws:iam::333333333333:role/tenant/a",
+        "../../Admin",
+        "a/../../Admin",
+        "*",
+        "**",
+        "a\n",
+        "a\x00",
+        "２",  # noqa: RUF001 - a full-width digit is the point
+        "a:role/tenant/b",
+        "{tenant}",
+        "%2e%2e%2f",
+        " ",
+    ]
+)
+hostile_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | hostile_texts | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_texts | st.just("tenant"), inner, max_size=3),
+    max_leaves=5,
+)
+ALLOWED = re.compile(r"arn:aws:iam::222222222222:role/tenant/[^/]+")
+
+
+class Recorder:
+    """A state that records which requests reach it and makes nothing."""
+
+    epoch = object()
+
+    def __init__(self) -> None:
+        self.role_arns: list[str] = []
+
+    def default_source(self) -> None: ...
+
+    def session(self, _source: Any, request: Any, **_: Any) -> None:
+        self.role_arns.append(request.role_arn)
+
+
+@pytest.mark.parametrize(
+    "role_arn",
+    [
+        lambda event, context: event,
+        lambda event, context: event["tenant"],
+        lambda event, context: f"arn:aws:iam::222222222222:role/tenant/{event['tenant']}",
+        lambda event, context: f"arn:aws:iam::{event['tenant']}:role/tenant/a",
+        role_for("arn:aws:iam::222222222222:role/tenant/{tenant}", tenant=event_field("tenant")),
+        role_for("arn:aws:iam::{tenant}:role/tenant/a", tenant=event_field("tenant")),
+    ],
+    ids=["the event", "a field", "into the name", "into the account", "role_for name", "role_for account"],
+)
+def test_no_event_leads_out_of_the_allowed_roles(role_arn: Any) -> None:
+    """Whatever an event holds, the only role that is ever assumed is one that matches; anything else raises."""
+
+    @assume_role(role_arn, session="session", allowed_roles=[PATTERN])
+    def handler(event, context, *, session):
+        return True
+
+    @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None)
+    @given(hostile_values | st.fixed_dictionaries({"tenant": hostile_values}))
+    def attack(event: Any) -> None:
+        recorder = Recorder()
+        original, _sessions.state = _sessions.state, recorder  # type: ignore[assignment]
+        try:
+            handler(event, CONTEXT)
+        except (ConfigurationError, KeyError, TypeError, IndexError, AttributeError):
+            # The last four are the user's own lambdas, at events without the field.
+            assert recorder.role_arns == []
+        finally:
+            _sessions.state = original
+        assert all(ALLOWED.fullmatch(reached) for reached in recorder.role_arns)
+
+    attack()
+
+
+# --- Tenants ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeSTS:
+    sts = FakeSTS(clock)
+    cache = SessionCache(CredentialCache(sts, clock=clock, max_roles=5), max_sessions=5)
+    monkeypatch.setattr(_sessions, "state", cache)
+    return sts
+
+
+@assume_role(ROLE, session="session", tags=lambda event, context: {"tenant": event["tenant"]})
+def of_tenant(event, context, *, session):
+    return session
+
+
+def tenant_of(session: Any) -> str:
+    return dict(session._credentials._key.request.tags)["tenant"]
+
+
+def test_no_tenant_gets_anothers_session_under_threads(sts: FakeSTS) -> None:
+    """20 tenants in 16 threads through room for 5: each event gets a session with its own tenant's tags."""
+    tenants = [str(number * 7 % 20) for number in range(2000)]
+
+    with ThreadPoolExecutor(16) as pool:
+        sessions = pool.map(lambda tenant: of_tenant({"tenant": tenant}, None), tenants)
+        assert [tenant_of(session) for session in sessions] == tenants
+
+
+def test_no_tenant_gets_anothers_credentials_under_threads(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials are fetched, evicted and fetched again under threads, and are always those of the tenant's tags."""
+    real = sts.assume_role
+    issued: dict[str, str] = {}
+
+    def assume(source: Any, request: Any, config: Any) -> Any:
+        credentials = real(source, request, config)
+        issued[credentials.frozen.token] = dict(request.tags)["tenant"]
+        return credentials
+
+    monkeypatch.setattr(sts, "assume_role", assume)
+    tenants = [str(number % 20) for number in range(1000)]
+
+    with ThreadPoolExecutor(16) as pool:
+        tokens = pool.map(lambda tenant: of_tenant({"tenant": tenant}, None).get_credentials().token, tenants)
+        assert [issued[token] for token in tokens] == tenants
+
+
+def test_no_tenant_gets_anothers_session_among_tasks(sts: FakeSTS) -> None:
+    """Interleaved tasks of one event loop keep each its own tenant."""
+
+    @assume_role(ROLE, session="session", tags=lambda event, context: {"tenant": event["tenant"]})
+    async def handler(event, context, *, session):
+        await asyncio.sleep(0)
+        return tenant_of(session)
+
+    async def all_tenants() -> list[str]:
+        return await asyncio.gather(*(handler({"tenant": str(number)}, None) for number in range(50)))
+
+    assert asyncio.run(all_tenants()) == [str(number) for number in range(50)]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
+    with scripted_sts() as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", running.url)
+        yield running
+
+
+def test_evicted_sessions_are_freed_at_once() -> None:
+    """A session that makes room is freed with its clients by reference counting, without waiting for the collector."""
+    cache_resize(max_sessions=5)
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(30):
+            session = assumed_session(ROLE, tags={"tenant": str(number)})
+            alive.add(session)
+            session.client("s3")
+            del session
+        assert len(alive) == cache_info().sessions == 5
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux shows them")
+def test_evicted_sessions_release_their_connections(server: ScriptedSTS) -> None:
+    """However many tenants pass, there are no more open connections than sessions in the bound."""
+    cache_resize(max_sessions=5, max_roles=5)
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    counts = []
+    for number in range(60):
+        assumed_session(ROLE, tags={"tenant": str(number)}).client("sts").get_caller_identity()
+        counts.append(open_files())
+
+    assert max(counts[10:]) <= counts[10] + 2, "both ends of a connection are in this process"
+
+
+def test_a_client_in_use_after_eviction_keeps_working(server: ScriptedSTS) -> None:
+    """A client that somebody holds goes on working after its session made room, credentials included."""
+    cache_resize(max_sessions=1, max_roles=1)
+    client = assumed_session(ROLE, tags={"tenant": "first"}).client("sts")
+    client.get_caller_identity()
+    assumed_session(ROLE, tags={"tenant": "second"}).client("sts").get_caller_identity()
+
+    assert client.get_caller_identity()["Arn"]
+    assert server.count("AssumeRole") == 3

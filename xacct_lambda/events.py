@@ -1,0 +1,120 @@
+"""What an event may decide: callables for ``@assume_role`` that read the common places of an event and its context.
+
+    @assume_role(
+        role_for("arn:aws:iam::{account}:role/tenant/{tenant}", account=eventbridge_account(), tenant=tenant_id()),
+        allowed_roles=["arn:aws:iam::222222222222:role/tenant/*"],
+        clients=["s3"],
+    )
+    def lambda_handler(event, context, *, s3): ...
+
+An event is input from outside. Each of these returns a string of the letters that IAM allows in a name, or raises
+:class:`~xacct_lambda.exceptions.ConfigurationError`; what the role may be is still for ``allowed_roles`` to say.
+
+They take the handler's positional arguments, of which the last two are the event and the context.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+from typing import Any, Final
+
+from xacct_lambda._request import role_arn_parts
+from xacct_lambda.exceptions import ConfigurationError
+
+__all__ = ["api_caller_account", "event_field", "eventbridge_account", "role_for", "tenant_id"]
+
+# No slash, so that a value never reaches into the path; no colon, so that it stays in its part of an ARN.
+_NAME: Final = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
+_ACCOUNT: Final = re.compile(r"[0-9]{12}", re.ASCII)
+
+FromEvent = Callable[..., str]
+
+
+def event_field(path: str) -> FromEvent:
+    """Return a callable that reads a field of the event.
+
+    Args:
+        path: Keys with dots between them, as in ``detail.tenant``.
+    """
+    keys = path.split(".")
+    return lambda *arguments: _name(f"event field {path!r}", _dig(arguments[-2], keys))
+
+
+def tenant_id() -> FromEvent:
+    """Return a callable that reads ``context.tenant_id``, which Lambda sets in tenant isolation mode.
+
+    See https://docs.aws.amazon.com/lambda/latest/dg/tenant-isolation.html.
+    """
+
+    def read(*arguments: Any) -> str:
+        context = getattr(arguments[-1], "lambda_context", arguments[-1])
+        return _name("context.tenant_id", getattr(context, "tenant_id", None))
+
+    return read
+
+
+def eventbridge_account() -> FromEvent:
+    """Return a callable that reads the account in which an EventBridge event arose, which EventBridge itself sets."""
+    return lambda *arguments: _account("event field 'account'", _dig(arguments[-2], ["account"]))
+
+
+def api_caller_account() -> FromEvent:
+    """Return a callable that reads the account of an API's caller, as API Gateway or a function URL has verified it.
+
+    It is there where IAM authorises the call: REST APIs have it in ``requestContext.identity.accountId``, HTTP APIs and
+    function URLs in ``requestContext.authorizer.iam.accountId``. The field ``requestContext.accountId``, which is the
+    API's own account, is not asked.
+    """
+    places = (["requestContext", "identity", "accountId"], ["requestContext", "authorizer", "iam", "accountId"])
+
+    def read(*arguments: Any) -> str:
+        found = [value for keys in places if (value := _dig(arguments[-2], keys)) is not None]
+        return _account("the caller's account in the event's requestContext", found[0] if len(found) == 1 else None)
+
+    return read
+
+
+def role_for(template: str, **values: FromEvent) -> FromEvent:
+    """Return a callable that makes a role's ARN of values of the event.
+
+    Args:
+        template: A role ARN with names in braces, as in ``arn:aws:iam::{account}:role/tenant/{tenant}``.
+        values: For each name a callable, one of this module's or your own; whatever it returns is checked as theirs is.
+
+    Raises:
+        ConfigurationError: Here: the template is not that of a role ARN, or its names are not those of ``values``.
+    """
+    names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    if names != values.keys():
+        raise ConfigurationError(
+            "template", f"{template!r} and the values name different things: {names ^ values.keys()}"
+        )
+    role_arn_parts(template.format(**dict.fromkeys(names, "000000000000")))
+
+    def role_arn(*arguments: Any) -> str:
+        return template.format(
+            **{name: _name(f"{name!r} of a role", value(*arguments)) for name, value in values.items()}
+        )
+
+    return role_arn
+
+
+def _dig(value: object, keys: list[str]) -> object:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _name(what: str, value: object) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        # The value is the sender's: it is not repeated where logs are read.
+        raise ConfigurationError("event", f"{what} is not a name: 1 to 128 letters, digits or _+=,.@-")
+    return value
+
+
+def _account(what: str, value: object) -> str:
+    if not isinstance(value, str) or not _ACCOUNT.fullmatch(value):
+        raise ConfigurationError("event", f"{what} is not an account's 12 digits")
+    return value
