@@ -40,6 +40,7 @@ class FakeSTS:
         self.lifetime: float | None = None
         self.during: Callable[[], None] = lambda: None
         self.forgotten = 0
+        self.prepared = 0
         self._clock = clock
 
     def assume_role(self, _source: boto3.Session, request: AssumeRoleRequest, _config: Any) -> IssuedCredentials:
@@ -56,6 +57,9 @@ class FakeSTS:
         }
         frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
         return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
+
+    def prepare(self, _source: boto3.Session, _request: AssumeRoleRequest, _config: Any) -> None:
+        self.prepared += 1
 
     def forget_clients(self) -> None:
         self.forgotten += 1

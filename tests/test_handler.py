@@ -641,6 +641,7 @@ def test_the_init_phase(
     finish_prefetching()
 
     assert (cache_info().clients, sts.calls) == (clients, calls)
+    assert sts.prepared == calls, "the STS client is made before the thread starts"
 
 
 @pytest.mark.parametrize("prefetch", [None, True, False])

@@ -390,6 +390,26 @@ def test_no_credentials_to_call_with(monkeypatch: pytest.MonkeyPatch, server: Sc
     assert server.calls == []
 
 
+def test_settings_that_make_no_client(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
+    """Settings that botocore makes no STS client of are named as the source session's."""
+    monkeypatch.setenv("AWS_RETRY_MODE", "nonsense")
+
+    with pytest.raises(ConfigurationError, match="makes no STS client.*nonsense") as caught:
+        assume(sts, Config(retries={}))
+
+    assert caught.value.argument == "source_session"
+
+
+def test_a_client_made_ahead_is_the_calls_own(server: ScriptedSTS, sts: STS) -> None:
+    """``prepare`` makes the client that the first call then uses, and sends nothing."""
+    source = boto3.Session()
+    sts.prepare(source, REQUEST, None)
+    assert server.calls == []
+    source.client = None  # type: ignore[assignment, method-assign]
+
+    assert sts.assume_role(source, REQUEST, None)
+
+
 def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) -> None:
     """An extra parameter that this botocore does not know is a ConfigurationError, before any network call."""
     with pytest.raises(ConfigurationError, match="Novelty") as caught:

@@ -10,13 +10,11 @@ execution environment frozen.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import boto3
@@ -85,6 +83,8 @@ class _AssumesRoles(Protocol):
         self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
     ) -> IssuedCredentials: ...
 
+    def prepare(self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None) -> None: ...
+
     def forget_clients(self) -> None: ...
 
 
@@ -95,8 +95,7 @@ class CredentialKey(NamedTuple):
     request: AssumeRoleRequest
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     frozen: FrozenCredentials
     expires_at: float
     renew_at: float
@@ -253,9 +252,8 @@ class CredentialCache:
         held = self._held.get(key)
         if held:
             pause = min(_BACK_OFF_SECONDS * 2**held.failed_renewals, _LONGEST_BACK_OFF_SECONDS) * self._jitter(0.5, 1)
-            self._held[key] = dataclasses.replace(
+            self._held[key] = held._replace(
                 # Not sooner than was due: the attempt may have been for a caller who needs a longer life.
-                held,
                 renew_at=max(held.renew_at, now + pause),
                 failed_renewals=held.failed_renewals + 1,
             )
@@ -272,6 +270,10 @@ class CredentialCache:
         if leads:
             raise error
         raise _fresh(error)
+
+    def prepare(self, key: CredentialKey, config: Config | None) -> None:
+        """Make what the first call will need, short of making it."""
+        self._sts.prepare(key.source, key.request, config)
 
     def reject(self, key: CredentialKey, access_key: str) -> bool:
         """Drop the credentials with this access key, which a service did not accept; say whether to sign once more.
@@ -367,6 +369,10 @@ class AssumedRoleCredentials(Credentials):
     def get_frozen_credentials(self) -> FrozenCredentials:
         """Return one immutable set of credentials, fetched or renewed if need be."""
         return self._cache.get(self._key, min_ttl_seconds=self._min_ttl_seconds, config=self._config)
+
+    def prepare(self) -> None:
+        """Make the STS client ahead of time."""
+        self._cache.prepare(self._key, self._config)
 
     def prefetch(self) -> None:
         """Fetch credentials for later; others that wait for this attempt repeat it if it fails."""

@@ -226,9 +226,10 @@ class _Plan:
         if kind is None or prefetch is False or self._per_event:
             return
         if prefetch and kind != "snap-start":
-            threading.Thread(
-                target=_prefetch, args=(self._session(()).get_credentials(),), name="xacct_lambda-prefetch", daemon=True
-            ).start()
+            credentials: Any = self._session(()).get_credentials()
+            # Not in the thread: beside the making of other clients it would parse what they share a second time.
+            credentials.prepare()
+            threading.Thread(target=_prefetch, args=(credentials,), name="xacct_lambda-prefetch", daemon=True).start()
         self._look_up()
 
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:

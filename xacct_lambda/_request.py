@@ -13,9 +13,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from xacct_lambda.exceptions import ConfigurationError
 
@@ -57,20 +56,23 @@ def default_role_session_name() -> str:
     return name[:64].ljust(2, "-") if name else "xacct-lambda"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssumeRoleRequest:
+class AssumeRoleRequest(NamedTuple):
     """The parameters of one AssumeRole call. Build it with :func:`assume_role_request`."""
 
     role_arn: str
     role_session_name: str
     duration_seconds: int
-    external_id: str | None = field(default=None, repr=False)
+    external_id: str | None = None
     source_identity: str | None = None
     policy: str | None = None
     policy_arns: tuple[str, ...] = ()
     tags: tuple[tuple[str, str], ...] = ()
     transitive_tag_keys: tuple[str, ...] = ()
-    extra: str = field(default="{}", repr=False)
+    extra: str = "{}"
+
+    def __repr__(self) -> str:
+        # Neither the external ID nor what is in extra is to be seen in a log.
+        return f"{type(self).__name__}({self.role_arn!r}, role_session_name={self.role_session_name!r})"
 
     @property
     def account_id(self) -> str:

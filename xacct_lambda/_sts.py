@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import boto3
 from botocore import exceptions as botocore_exceptions
@@ -104,8 +103,7 @@ class FrozenCredentials(ReadOnlyCredentials):
         raise TypeError("credentials do not pickle: send the role's ARN and assume the role on the other side")
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedCredentials:
+class IssuedCredentials(NamedTuple):
     """What one AssumeRole call yielded; ``expires_at`` is STS's instant, in seconds since the epoch."""
 
     frozen: FrozenCredentials
@@ -140,7 +138,7 @@ class STS:
         left = seconds_left()
         if left is not None and left < _SHORTEST_TRY_SECONDS:
             raise no_time_left(request.role_arn)
-        merged: Any = STS_CONFIG if config is None else STS_CONFIG.merge(config)
+        merged: Any = _merged(config)
         longest_try = max(merged.connect_timeout, merged.read_timeout)
         if left is None or left >= longest_try:
             client = self._client(source, merged)
@@ -156,6 +154,10 @@ class STS:
             except STSUnavailableError:
                 self._sleep(self._jitter(*_PAUSE_SECONDS))
         return self._call(client, request)
+
+    def prepare(self, source: boto3.Session, _request: AssumeRoleRequest, config: Config | None) -> None:
+        """Make the client that the call will use."""
+        self._client(source, _merged(config))
 
     def forget_clients(self) -> None:
         """Drop the clients with their connections, which survive neither a fork nor a snapshot."""
@@ -189,11 +191,23 @@ class STS:
         raise failure from cause
 
 
+def _merged(config: Config | None) -> Config:
+    return STS_CONFIG if config is None else STS_CONFIG.merge(config)
+
+
 def new_client(source: boto3.Session, config: Config) -> Any:
-    client = source.client("sts", config=config)
-    if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
-        # botocore before 1.40 goes to the global endpoint, which no VPC endpoint answers and no opt-in Region trusts.
-        client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
+    """Return an STS client of the source session for its own Region.
+
+    Raises:
+        ConfigurationError: The session's settings allow none.
+    """
+    try:
+        client = source.client("sts", config=config)
+        if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
+            # botocore before 1.40 goes to the global endpoint, which no VPC endpoint answers and no opt-in Region trusts.
+            client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
+    except BotoCoreError as error:
+        raise ConfigurationError("source_session", f"it makes no STS client: {error}") from error
     return client
 
 
