@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks``: measure the library beside its peers, print the tables, write the page in ``docs``."""
+"""``python -m tests.benchmarks``: measure the library beside its peers, print the tables, write the page of docs."""
 
 from __future__ import annotations
 
