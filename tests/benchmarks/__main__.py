@@ -16,18 +16,17 @@ from tests.benchmarks.processor import held_processor
 from tests.benchmarks.report import CHART, COMMAND, draw, markdown
 
 _DOCS = Path(__file__).parents[2] / "docs"
-_DEFAULT = Effort(repeat=5, most_roles=2000, warm_rounds=30)
-_QUICK = Effort(repeat=1, most_roles=60, warm_rounds=5)
+_DEFAULT = Effort(repeat=5, repeat_long=3, most_roles=2000, warm_rounds=30)
+_QUICK = Effort(repeat=1, repeat_long=1, most_roles=60, warm_rounds=5)
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one run of each and a short sweep, to see that all works")
-    parser.add_argument("--repeat", type=int, default=_DEFAULT.repeat, help="runs of each (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=_DOCS, help="folder for the page and its chart")
     arguments = parser.parse_args()
-    effort = _QUICK if arguments.quick else Effort(arguments.repeat, _DEFAULT.most_roles, _DEFAULT.warm_rounds)
+    effort = _QUICK if arguments.quick else _DEFAULT
 
     console = Console()
     load = os.getloadavg()[0]

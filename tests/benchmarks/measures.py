@@ -40,6 +40,8 @@ class Effort:
     """How much is measured."""
 
     repeat: int
+    repeat_long: int
+    """For what takes seconds, and varies less."""
     most_roles: int
     warm_rounds: int
 
@@ -158,17 +160,21 @@ def measure(runner: Runner, effort: Effort, hold: Hold) -> Figures:
     """Measure everything."""
     repeat = effort.repeat
     figures = Figures()
+    # Not counted: the first to import a module compiles it and reads it from the disk.
+    runner.rounds(1, "cold_start", COLD)
     figures.cold = runner.rounds(repeat, "cold_start", COLD, sts=STS_MILLISECONDS)
     figures.held = runner.rounds(repeat, "cold_start", COLD, sts=STS_MILLISECONDS, hold=hold)
     figures.imported = runner.rounds(repeat, "imported", LIBRARIES)
     figures.modules = runner.modules()
     figures.warm = runner.rounds(repeat, "warm_call", ("xacct", "global"), effort.warm_rounds, WARM_CALLS)
-    figures.warm |= runner.rounds(repeat, "warm_call", ("article",), 5, 3)
+    figures.warm |= runner.rounds(repeat, "warm_call", ("article",), 3, 5)
     figures.surviving = runner.rounds(1, "surviving_blocks", ("xacct", "global"), WARM_CALLS)
     figures.signature = runner.rounds(repeat, "warm_signature", LIBRARIES, effort.warm_rounds, WARM_CALLS)
-    figures.further = runner.rounds(repeat, "further_roles", LIBRARIES)
-    for manner, names in {"at-once": ("xacct",), "in-turn": ("xacct",)}.items():
-        figures.many[manner] = runner.rounds(repeat, "many_roles", names, manner, sts=STS_MILLISECONDS)
+    figures.further = runner.rounds(effort.repeat_long, "further_roles", LIBRARIES)
+    for manner in ("at-once", "in-turn"):
+        figures.many[manner] = runner.rounds(
+            effort.repeat_long, "many_roles", LIBRARIES[:1], manner, sts=STS_MILLISECONDS
+        )
     figures.many["in-turn"] |= runner.rounds(1, "many_roles", LIBRARIES[1:], "in-turn", sts=STS_MILLISECONDS)
     for seconds in SESSION_SECONDS:
         figures.life[seconds] = runner.lives(seconds)

@@ -231,9 +231,10 @@ $ pip install -e '.[benchmark]'
 $ {COMMAND}
 ```
 
-Every figure is the median of {effort.repeat} runs in fresh processes, unless said otherwise; ratios are taken within a
-round, the contestants of which run one after the other. STS and S3 are a local server without TLS, so that neither
-side's time contains the network; where STS is "{STS_MILLISECONDS} ms away", that server sleeps for so long.
+Every figure is the median of {effort.repeat} runs in fresh processes ({effort.repeat_long} for further roles and for
+many at once), unless said otherwise; ratios are taken within a round, the contestants of which run one after the other.
+STS and S3 are a local server without TLS, so that neither side's time contains the network; where STS is
+"{STS_MILLISECONDS} ms away", that server sleeps for so long.
 
 - Measured {datetime.now(UTC):%Y-%m-%d}; load average at the start {load:.2f}
 - {_machine()}
