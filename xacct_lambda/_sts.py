@@ -204,7 +204,7 @@ def new_client(source: boto3.Session, config: Config) -> Any:
     try:
         client = source.client("sts", config=config)
         if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
-            # botocore before 1.40 goes to the global endpoint, which no VPC endpoint answers and no opt-in Region trusts.
+            # botocore before 1.40 goes to the global endpoint; no VPC endpoint answers it, no opt-in Region trusts it.
             client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
     except BotoCoreError as error:
         raise ConfigurationError("source_session", f"it makes no STS client: {error}") from error
