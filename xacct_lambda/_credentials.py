@@ -140,7 +140,7 @@ class CredentialCache:
         max_roles: int = 1000,
     ) -> None:
         self._sts = sts
-        self._clock = clock
+        self.clock = clock
         self._jitter = jitter
         self._max_roles = max_roles
         self._latest = float("-inf")
@@ -315,7 +315,7 @@ class CredentialCache:
             return CredentialCounts(self._hits, self._misses, self._sts.calls, self._failures, len(self._held))
 
     def _now(self) -> float:
-        now = self._clock()
+        now = self.clock()
         if now < self._latest - _CLOCK_STEP_SECONDS:
             # The clock was set back. How much of the credentials' life is over can no longer be told, so none is left.
             self._latest = now

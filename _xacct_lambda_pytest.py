@@ -1,0 +1,57 @@
+"""The pytest plugin: tests kept apart, and the fixtures ``cross_account`` and ``lambda_context``.
+
+It is loaded in every test run of an environment that has the library, so it imports nothing that pytest has not. For
+that it lies beside the package: a module inside would bring the package in, and boto3 with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from xacct_lambda.testing import CrossAccountAWS, LambdaContext
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers", "cross_account(**arguments): arguments of xacct_lambda.testing.CrossAccountAWS for the fixture"
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol() -> Generator[None, Any, Any]:
+    """Run a test, its fixtures included, with an empty cache, if the library is in use at all."""
+    if "xacct_lambda._sessions" not in sys.modules:
+        return (yield)
+    from xacct_lambda.testing import isolated_cache  # noqa: PLC0415 - costs what the library costs
+
+    with isolated_cache():
+        return (yield)
+
+
+@pytest.fixture
+def cross_account(request: pytest.FixtureRequest) -> Iterator[CrossAccountAWS]:
+    """An AWS of several accounts with the function in one: see ``xacct_lambda.testing.CrossAccountAWS``."""
+    from xacct_lambda.testing import CrossAccountAWS  # noqa: PLC0415 - costs what the library costs
+
+    # The nearest marker comes first, and has the last word.
+    markers = reversed(list(request.node.iter_markers("cross_account")))
+    arguments = {name: value for marker in markers for name, value in marker.kwargs.items()}
+    with CrossAccountAWS(**arguments) as aws:
+        yield aws
+
+
+@pytest.fixture
+def lambda_context(request: pytest.FixtureRequest) -> LambdaContext:
+    """A context as Lambda passes one to a handler; of the function of ``cross_account``, where a test has that too."""
+    from xacct_lambda.testing import LambdaContext  # noqa: PLC0415 - costs what the library costs
+
+    if "cross_account" not in request.fixturenames:
+        return LambdaContext()
+    aws = request.getfixturevalue("cross_account")
+    return LambdaContext(function_name=aws.function_name, account_id=aws.home_account, region_name=aws.region_name)

@@ -1,0 +1,109 @@
+"""The project of docs/testing.md: its suite passes as it is, and fails on each mistake a cross-account call invites."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent / "sample_project"
+GUIDE = Path(__file__).parent.parent / "docs" / "testing.md"
+
+_CACHED_BY_HAND = """
+import functools
+import boto3
+
+@functools.cache
+def client():
+    credentials = boto3.client("sts").assume_role(
+        RoleArn="arn:aws:iam::222222222222:role/role-on-source-account",
+        RoleSessionName="my-function",
+        ExternalId="orders-7f3a",
+    )["Credentials"]
+    return boto3.client(
+        "s3",
+        aws_access_key_id=credentials["AccessKeyId"],
+        aws_secret_access_key=credentials["SecretAccessKey"],
+        aws_session_token=credentials["SessionToken"],
+    )
+
+def lambda_handler(event, context):
+    return [bucket["Name"] for bucket in client().list_buckets()["Buckets"]]
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> Path:
+    pytester.makeini("[pytest]\naddopts = -p no:randomly -p no:cacheprovider")
+    pytester.syspathinsert()
+    return Path(shutil.copytree(PROJECT, pytester.path, dirs_exist_ok=True))
+
+
+def test_suite_passes(project: Path, pytester: pytest.Pytester) -> None:
+    """The sample suite passes when both policies are right."""
+    pytester.runpytest_subprocess().assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "said"),
+    [
+        pytest.param(
+            "trust-policy.json",
+            ":role/my-lambda-execution-role",
+            ":role/another-role",
+            "*no statement of the trust policy of*allows sts:AssumeRole to*my-lambda-execution-role*",
+            id="missing trust",
+        ),
+        pytest.param(
+            "handler.py",
+            "orders-7f3a",
+            "orders-0000",
+            "*no statement of the trust policy of*allows sts:AssumeRole to*my-lambda-execution-role*",
+            id="wrong external ID",
+        ),
+        pytest.param(
+            "execution-role-policy.json",
+            "sts:AssumeRole",
+            "sts:GetCallerIdentity",
+            "*the identity policies of*my-lambda-execution-role do not allow sts:AssumeRole*",
+            id="missing permission",
+        ),
+        pytest.param(
+            "handler.py",
+            "role/role-on-source-account",
+            "role/Role-On-Source-Account",
+            "*role/Role-On-Source-Account does not exist*",
+            id="non-existent role",
+        ),
+        pytest.param(
+            "handler.py",
+            "duration_seconds=3600",
+            "duration_seconds=7200",
+            "*exceeds the 1 hour session limit for roles assumed by role chaining*",
+            id="duration over the hour",
+        ),
+    ],
+)
+def test_suite_fails(project: Path, pytester: pytest.Pytester, file: str, right: str, wrong: str, said: str) -> None:
+    """The sample suite fails on a mistake in the handler or in a policy, and says which it was."""
+    text = (project / file).read_text()
+    (project / file).write_text(text.replace(right, wrong))
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines([said])
+
+
+def test_suite_fails_on_a_leak(project: Path, pytester: pytest.Pytester) -> None:
+    """Credentials that a handler cached by itself in one test are refused in the next, not taken for another's."""
+    (project / "handler.py").write_text(_CACHED_BY_HAND)
+    result = pytester.runpytest_subprocess("-k", "lists or twice or once")
+    result.assert_outcomes(passed=1, failed=1, deselected=2)
+    result.stdout.fnmatch_lines(["*InvalidAccessKeyId*"])
+
+
+def test_guide_shows_the_sample_project() -> None:
+    """The files in the testing guide are those of the sample project, which the other tests run."""
+    shown = dict(re.findall(r'^```\w+ title="([\w.-]+)"\n(.*?)^```$', GUIDE.read_text(), re.MULTILINE | re.DOTALL))
+    assert shown == {path.name: path.read_text() for path in PROJECT.iterdir() if path.is_file()}

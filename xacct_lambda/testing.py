@@ -1,0 +1,428 @@
+"""Test handlers that cross accounts, against an AWS that refuses what AWS refuses.
+
+>>> with CrossAccountAWS() as aws:
+...     reader = aws.role("arn:aws:iam::222222222222:role/Reader")
+...     aws.grant({"Statement": {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": reader}})
+...     assumed_session(reader).client("sts").get_caller_identity()["Account"]
+'222222222222'
+
+With pytest, the plugin that comes with the library keeps tests apart and offers the fixtures ``cross_account`` and
+``lambda_context``. ``CrossAccountAWS`` needs moto: ``pip install 'xacct-lambda[testing]'``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import logging
+import os
+import re
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast
+from unittest.mock import patch
+
+import boto3
+
+from xacct_lambda import _sessions
+from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._request import role_arn_parts
+from xacct_lambda.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from xacct_lambda import _moto
+    from xacct_lambda._iam import Caller
+    from xacct_lambda._strict_sts import AssumeRoleParameters
+
+__all__ = ["AssumeRoleCall", "CrossAccountAWS", "FaultySTS", "LambdaContext", "isolated_cache"]
+
+_logger = logging.getLogger(__name__)
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+class _Clock:
+    """The wall clock, looked up at each call for the sake of whatever else moves the time, and moved by ``advance``."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+_clock: Final = _Clock()
+
+# Those that sessions of modules and of long-lived fixtures hold on to are emptied as well, whoever made them.
+_credential_caches: Final[weakref.WeakSet[CredentialCache]] = weakref.WeakSet()
+
+
+def _adopt(state: _sessions.SessionCache) -> None:
+    state.credentials.clock = _clock
+    _credential_caches.add(state.credentials)
+
+
+def _forget_credentials() -> None:
+    for cache in list(_credential_caches):
+        # Those that nobody has used yet have nothing to forget, and wait for the garbage collector in numbers.
+        if cache.counts().misses:
+            cache.forget()
+
+
+class _IsolatedCache:
+    """See :func:`isolated_cache`."""
+
+    def __init__(self) -> None:
+        self._outer: list[_sessions.SessionCache] = []
+
+    def __enter__(self) -> None:
+        self._outer.append(_sessions.state)
+        _adopt(_sessions.state)
+        _sessions.state = _sessions.new_state()
+        _adopt(_sessions.state)
+        _forget_credentials()
+
+    def __exit__(self, *_: object) -> None:
+        _sessions.state = self._outer.pop()
+        _forget_credentials()
+
+    def __call__(self, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+        if isinstance(function, type):
+            raise ConfigurationError("isolated_cache", "decorates functions; in a TestCase, enterContext() it in setUp")
+
+        @functools.wraps(function)
+        def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+            with isolated_cache():
+                return function(*args, **kwargs)
+
+        @functools.wraps(function)
+        async def await_(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> Any:
+            with isolated_cache():
+                return await cast("Any", function(*args, **kwargs))
+
+        return cast("Any", await_) if inspect.iscoroutinefunction(function) else call
+
+
+def isolated_cache() -> _IsolatedCache:
+    """Return a context manager, and decorator of functions, in which the library remembers nothing from outside.
+
+    The pytest plugin does this for each test. Sessions, clients and credentials made inside are forgotten at the end;
+    what the library shared outside is shared again then. Sessions that code holds on to, such as those of a module, go
+    on working inside and after: they fetch credentials anew in each. Takes less than a millisecond.
+    """
+    return _IsolatedCache()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssumeRoleCall:
+    """One AssumeRole call that STS answered; the value of an external ID is not kept."""
+
+    role_arn: str
+    role_session_name: str
+    caller_arn: str
+    """Who called, as ``get_caller_identity`` has it: ``arn:aws:sts::111111111111:assumed-role/ROLE/FUNCTION``."""
+    duration_seconds: int = 3600
+    tags: Mapping[str, str] = field(default_factory=dict)
+    transitive_tag_keys: tuple[str, ...] = ()
+    source_identity: str | None = None
+    has_external_id: bool = False
+    has_policy: bool = False
+    """Whether a session policy was sent."""
+    error_code: str | None = None
+    """STS's error code, None where the role was assumed."""
+    reason: str | None = None
+    """Why STS refused, which AWS mostly keeps to itself."""
+
+
+@dataclass(kw_only=True)
+class LambdaContext:
+    """What a handler gets as ``context``: the attributes of Lambda's own, to be set as a test needs them.
+
+    See https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
+    """
+
+    function_name: str = "my-function"
+    function_version: str = "$LATEST"
+    account_id: str = "111111111111"
+    region_name: str = "us-east-1"
+    memory_limit_in_mb: str = "128"
+    timeout_seconds: float = 3.0
+    """What the invocation has from now on; :meth:`get_remaining_time_in_millis` counts it down."""
+    aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    log_stream_name: str = "2026/01/01/[$LATEST]00000000000000000000000000000000"
+    tenant_id: str | None = None
+    identity: Any = None
+    client_context: Any = None
+    _started: float = field(default_factory=lambda: time.time(), init=False, repr=False)  # noqa: PLW0108 - freezegun
+
+    @property
+    def invoked_function_arn(self) -> str:
+        """ARN of the function, in its account and Region."""
+        partition = boto3.Session().get_partition_for_region(self.region_name)
+        return f"arn:{partition}:lambda:{self.region_name}:{self.account_id}:function:{self.function_name}"
+
+    @property
+    def log_group_name(self) -> str:
+        """Name of the function's log group."""
+        return f"/aws/lambda/{self.function_name}"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds left, 0 at least."""
+        return max(0, int((self._started + self.timeout_seconds - time.time()) * 1000))
+
+
+class FaultySTS:
+    """How STS and the credentials it issues go wrong on demand: ``aws.sts``.
+
+    What is done to credentials is done to all that AssumeRole issued so far; the function's own stay good.
+    """
+
+    def __init__(self, accounts: _moto.Accounts) -> None:
+        self._accounts = accounts
+
+    def unavailable(self) -> AbstractContextManager[None]:
+        """Have AssumeRole give no answer from now on, to the end of a ``with`` block or of the test.
+
+        The caller sees botocore's ``EndpointConnectionError``; through moto's server, the status 503.
+        """
+        self._accounts.unavailable = True
+        return _Outage(self._accounts)
+
+    def throttle(self, times: int = 1) -> None:
+        """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests."""
+        self._accounts.throttled = times
+
+    def expire_now(self) -> None:
+        """Have services answer ``ExpiredToken`` to the credentials issued so far, which look good to their holder."""
+        self._accounts.expire()
+
+    def revoke(self, role_arn: str) -> None:
+        """Have services no longer know the role's credentials, as when it was deleted and created again.
+
+        (The console's "Revoke active sessions" is another thing, a policy with an explicit deny: no fault of STS.)
+        """
+        self._accounts.revoke(role_arn)
+
+    def advance(self, seconds: float | timedelta) -> None:
+        """Move the time of STS and of the library forward, as between events: no context runs out.
+
+        ``time.time()`` stays. Where all of a process's time is to move, use time-machine or freezegun: STS and the
+        library go along.
+        """
+        step = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+        if step < timedelta(0):
+            raise ConfigurationError("seconds", f"{seconds!r}: time goes forward")
+        _adopt(_sessions.state)
+        _clock.ahead += step.total_seconds()
+        self._accounts.ahead += step
+
+
+class _Outage(AbstractContextManager[None]):
+    def __init__(self, accounts: _moto.Accounts) -> None:
+        self._accounts = accounts
+
+    def __exit__(self, *_: object) -> None:
+        self._accounts.unavailable = False
+
+
+class CrossAccountAWS:
+    """An AWS of several accounts in this process, by moto, with the function in one; a context manager.
+
+    Inside, the environment is that of a Lambda function: credentials of its execution role, its Region, its name. The
+    library is isolated (:func:`isolated_cache`), as is boto3's default session. Entering takes about 10 ms once moto is
+    imported; importing it takes about a second.
+
+    AssumeRole is refused as on AWS: for a role that does not exist, by its trust policy, by the caller's identity
+    policies, for too long a duration, for parameters that break a rule. The reason is logged as a warning and kept in
+    :attr:`refused`. docs/testing.md says what is evaluated and what is not. Credentials that this AWS did not issue are
+    refused by every service, strict or not; made-up ones, of clients made before, count as the function's.
+
+    Args:
+        home_account: The function's account.
+        execution_role: Name of the function's execution role, with its path if it has one.
+        function_name: Name of the function, which is the session name of its credentials.
+        region_name: The function's Region.
+        organization_id: The AWS organization that all accounts belong to, for ``aws:PrincipalOrgID``; by default each
+            is on its own. Within an organization AWS says which policy refused a call.
+        strict: Whether AssumeRole may be refused; without, it is moto's, which refuses nothing.
+
+    Raises:
+        ConfigurationError: An argument is not of its form; on entering, ``MOTO_ACCOUNT_ID`` is set, moto runs in
+            another process, or a ``CrossAccountAWS`` is active already.
+        ImportError: On entering: moto is not installed.
+    """
+
+    _active: CrossAccountAWS | None = None
+
+    def __init__(  # noqa: PLR0913 - all by keyword, all with a default
+        self,
+        *,
+        home_account: str = "111111111111",
+        execution_role: str = "my-lambda-execution-role",
+        function_name: str = "my-function",
+        region_name: str = "us-east-1",
+        organization_id: str | None = None,
+        strict: bool = True,
+    ) -> None:
+        self.home_account = _checked_account("home_account", home_account)
+        self.function_name = function_name
+        self.region_name = region_name
+        self._execution_role = execution_role
+        self._organization_id = organization_id
+        self._strict = strict
+
+    def __enter__(self) -> Self:
+        if CrossAccountAWS._active is not None:
+            raise ConfigurationError("CrossAccountAWS", "one is active already: add accounts and roles to that one")
+        if "MOTO_ACCOUNT_ID" in os.environ:
+            raise ConfigurationError("MOTO_ACCOUNT_ID", "set, so that moto would take every request for that account's")
+        try:
+            from xacct_lambda import _moto  # noqa: PLC0415 - an extra, and a second
+        except ImportError as error:
+            raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
+        partition = _moto.partition(self.region_name)
+        self.execution_role_arn = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
+        role_arn_parts(self.execution_role_arn)
+        self._accounts = _moto.Accounts(self.region_name, decide=self._decide)
+        self._sessions: dict[str, boto3.Session] = {}
+        self.sts = FaultySTS(self._accounts)
+        self.assumed: list[AssumeRoleCall] = []
+        self.refused: list[AssumeRoleCall] = []
+        with ExitStack() as stack:
+            stack.enter_context(self._accounts.running())
+            stack.enter_context(isolated_cache())
+            stack.enter_context(patch.object(boto3, "DEFAULT_SESSION", None))
+            stack.enter_context(patch.object(_clock, "ahead", 0.0))
+            stack.enter_context(patch.object(CrossAccountAWS, "_active", self))
+            _moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
+            self._environment = self._accounts.issue_to_function(self.execution_role_arn, self.function_name) | {
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_DEFAULT_REGION": self.region_name,
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "AWS_LAMBDA_FUNCTION_NAME": self.function_name,
+                "AWS_REGION": self.region_name,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            }
+            stack.enter_context(patch.dict(os.environ, self._environment))
+            os.environ.pop("AWS_PROFILE", None)
+            self._exit = stack.pop_all().__exit__
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exit(kind, error, traceback)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The function's environment variables, for a process that reaches moto through its server."""
+        return dict(self._environment)
+
+    def account(self, account_id: str) -> boto3.Session:
+        """Return a session that may do anything inside an account, to seed it and to look into it.
+
+        Raises:
+            ConfigurationError: Not the 12 digits of an account.
+        """
+        if _checked_account("account_id", account_id) not in self._sessions:
+            credentials: Any = self._accounts.issue_to_administrator(account_id)
+            self._sessions[account_id] = boto3.Session(**credentials, region_name=self.region_name)
+        return self._sessions[account_id]
+
+    def role(
+        self, role_arn: str, *, trust: str | Mapping[str, Any] | None = None, max_session_duration: int = 3600
+    ) -> str:
+        """Create a role in the account that its ARN names, or replace the trust policy of an existing one.
+
+        Args:
+            role_arn: ARN of the role.
+            trust: Its trust policy, a JSON text or the document itself; by default one that names the execution role.
+            max_session_duration: How long its sessions may live, in seconds.
+
+        Returns:
+            The ARN.
+
+        Raises:
+            ConfigurationError: Not the ARN of a role, or a policy that IAM does not take.
+        """
+        from xacct_lambda import _moto  # noqa: PLC0415 - see __enter__
+
+        role_arn_parts(role_arn)
+        document = _trust("AWS", self.execution_role_arn) if trust is None else _document("trust", trust)
+        statements = document.get("Statement", [])
+        for statement in statements if isinstance(statements, list) else [statements]:
+            if not statement.keys() & {"Principal", "NotPrincipal"} or "Resource" in statement:
+                raise ConfigurationError("trust", "each statement of a trust policy has a Principal and no Resource")
+        _moto.put_role(role_arn, json.dumps(document), max_session_duration)
+        return role_arn
+
+    def grant(self, policy: str | Mapping[str, Any], *, role_arn: str | None = None) -> None:
+        """Give a role one more identity policy, an inline one.
+
+        Args:
+            policy: A JSON text or the document itself.
+            role_arn: The role; by default the execution role.
+
+        Raises:
+            ConfigurationError: The role does not exist, or IAM does not take the policy.
+        """
+        from xacct_lambda import _moto  # noqa: PLC0415 - see __enter__
+
+        _moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
+
+    def _decide(self, parameters: AssumeRoleParameters, caller: Caller, permissions: list[str]) -> None:
+        from xacct_lambda import _moto, _strict_sts  # noqa: PLC0415 - see __enter__
+
+        call = AssumeRoleCall(
+            role_arn=parameters.role_arn,
+            role_session_name=parameters.role_session_name,
+            caller_arn=caller.arn,
+            duration_seconds=parameters.duration_seconds,
+            tags=dict(parameters.tags),
+            transitive_tag_keys=parameters.transitive_tag_keys,
+            source_identity=parameters.source_identity,
+            has_external_id=parameters.external_id is not None,
+            has_policy=parameters.policy is not None,
+        )
+        try:
+            if self._strict:
+                _strict_sts.check(
+                    parameters,
+                    caller=caller,
+                    permissions=permissions,
+                    role_of=_moto.role,
+                    organization_id=self._organization_id,
+                )
+        except _strict_sts.RefusedError as error:
+            self.refused.append(dataclasses.replace(call, error_code=error.code, reason=error.reason))
+            _logger.warning("STS refused %s to %s: %s", call.role_arn, call.caller_arn, error.reason)
+            raise
+        self.assumed.append(call)
+
+
+def _checked_account(argument: str, account_id: str) -> str:
+    if not isinstance(account_id, str) or not re.fullmatch("[0-9]{12}", account_id, re.ASCII):
+        raise ConfigurationError(argument, f"{account_id!r} is not the 12 digits of an account, as a string")
+    return account_id
+
+
+def _trust(kind: str, principal: str) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Principal": {kind: principal}, "Action": "sts:AssumeRole"}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def _document(argument: str, policy: str | Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        document = json.loads(policy if isinstance(policy, str) else json.dumps(policy))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(argument, f"not a JSON document: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(argument, 'a policy is a JSON object with a "Statement"')
+    return document
