@@ -56,6 +56,19 @@ def test_only_one_module_talks_to_aws() -> None:
     assert callers == ["_sts"]
 
 
+def test_names_have_one_home() -> None:
+    """What type checkers see of the package's front is what it looks up when a name is first used."""
+    seen: dict[str, tuple[str, ...]] = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xacct_lambda."):
+            seen[str(node.module).partition(".")[2]] = tuple(alias.name for alias in node.names)
+
+    assert seen == xacct_lambda._HOMES
+    assert xacct_lambda.exceptions is exceptions
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = xacct_lambda.nonsense
+
+
 def test_public_names() -> None:
     """Every public name is importable, documented and sorted; nothing else is public."""
     assert sorted(xacct_lambda.__all__) == xacct_lambda.__all__
@@ -90,7 +103,7 @@ def test_importing_pulls_in_nothing_that_a_handler_does_not_use() -> None:
     """Over ``import boto3``, the library imports itself, cachetools, and what newer botocores import anyway."""
     script = (
         "import sys, boto3, botocore.session, botocore.parsers, botocore.loaders; before = set(sys.modules);"
-        "import xacct_lambda;"
+        "from xacct_lambda import assume_role, assumed_session;"
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout

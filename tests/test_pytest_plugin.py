@@ -9,7 +9,7 @@ import sys
 import boto3
 import pytest
 
-import _xacct_lambda_pytest
+from xacct_lambda import pytest_plugin
 
 _CONFTEST = """
     import pytest
@@ -39,20 +39,19 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def test_loading_it_imports_nothing():
-    """In a test run that never imports the library the plugin loads one module: itself."""
+    """In a test run that never uses the library the plugin loads itself and the package's front, and no boto3."""
     script = (
         "import sys, typing, collections.abc, pytest; before = set(sys.modules);"
-        "import _xacct_lambda_pytest; print(*sorted(set(sys.modules) - before))"
+        "import xacct_lambda.pytest_plugin; print(*sorted(set(sys.modules) - before))"
     )
     printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
 
-    assert printed.split() == ["_xacct_lambda_pytest"]
+    assert printed.split() == ["xacct_lambda", "xacct_lambda.pytest_plugin"]
 
 
 def test_its_fixtures_are_documented():
     """``pytest --fixtures`` has something to say about each fixture."""
-    assert _xacct_lambda_pytest.__file__
-    plugin = runpy.run_path(_xacct_lambda_pytest.__file__)
+    plugin = runpy.run_path(pytest_plugin.__file__)
 
     assert plugin["cross_account"].__doc__
     assert plugin["lambda_context"].__doc__
@@ -61,7 +60,7 @@ def test_its_fixtures_are_documented():
 def test_without_the_library_it_lets_a_test_pass(monkeypatch: pytest.MonkeyPatch):
     """Where the library is not loaded, the hook around a test does nothing."""
     monkeypatch.delitem(sys.modules, "xacct_lambda._sessions")
-    around = _xacct_lambda_pytest.pytest_runtest_protocol()
+    around = pytest_plugin.pytest_runtest_protocol()
     next(around)
 
     with pytest.raises(StopIteration) as stopped:
@@ -76,7 +75,7 @@ def test_a_run_without_the_library(suite: pytest.Pytester):
         import sys
 
         def test_no_library():
-            assert not {"xacct_lambda", "boto3", "moto"} & set(sys.modules)
+            assert not {"xacct_lambda._sessions", "boto3", "moto"} & set(sys.modules)
     """)
     suite.runpytest_subprocess().assert_outcomes(passed=1)
 

@@ -6,10 +6,14 @@
 ...     return [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
 """
 
-from xacct_lambda import exceptions
-from xacct_lambda._accounts import assumed_sessions, for_each_account
-from xacct_lambda._handler import assume_role
-from xacct_lambda._sessions import CacheInfo, assumed_session, cache_clear, cache_info, cache_resize
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xacct_lambda import exceptions
+    from xacct_lambda._accounts import assumed_sessions, for_each_account
+    from xacct_lambda._handler import assume_role
+    from xacct_lambda._sessions import CacheInfo, assumed_session, cache_clear, cache_info, cache_resize
 
 __version__ = "0.1.0"
 
@@ -24,3 +28,20 @@ __all__ = [
     "exceptions",
     "for_each_account",
 ]
+
+_HOMES = {
+    "_accounts": ("assumed_sessions", "for_each_account"),
+    "_handler": ("assume_role",),
+    "_sessions": ("CacheInfo", "assumed_session", "cache_clear", "cache_info", "cache_resize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home at its first use: the pytest plugin lives here too, and needs no boto3."""
+    if name == "exceptions":
+        return import_module("xacct_lambda.exceptions")
+    for home, names in _HOMES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"xacct_lambda.{home}"), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The pytest plugin: tests kept apart, and the fixtures ``cross_account`` and ``lambda_context``.
 
-It is loaded in every test run of an environment that has the library, so it imports nothing that pytest has not. For
-that it lies beside the package: a module inside would bring the package in, and boto3 with it.
+It is loaded in every test run of an environment that has the library, so it imports nothing that pytest has not: the
+package itself brings in boto3 when one of its names is first used, and not before.
 """
 
 from __future__ import annotations
