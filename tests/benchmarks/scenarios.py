@@ -39,7 +39,9 @@ def imported(contestant: Contestant) -> dict[str, Any]:
 
     before = set(sys.modules)
     started = time.perf_counter()
-    __import__(contestant.module)
+    module = __import__(contestant.module)
+    # The package's front is free: what costs is the name that a handler takes from it.
+    getattr(module, "assume_role", None)
     seconds = time.perf_counter() - started
     return {"ms": seconds * 1e3, "modules": sorted(set(sys.modules) - before)}
 
