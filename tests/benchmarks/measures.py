@@ -138,7 +138,7 @@ class Runner:
         added = self.run("imported", "xacct")["modules"]
         needed = set(self.run("used_by_boto3", "bare")["modules"])
         trace = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", "import boto3, xacct_lambda"],
+            [sys.executable, "-X", "importtime", "-c", "import boto3; from xacct_lambda import assume_role"],
             cwd=_ROOT,
             env=self._environment(0),
             stderr=subprocess.PIPE,
