@@ -22,6 +22,7 @@ PATH = [
     "_accounts",
     "_handler",
     "_sessions",
+    "_loader",
     "_credentials",
     "_sts",
     "_diagnosis",

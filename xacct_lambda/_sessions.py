@@ -19,6 +19,7 @@ from botocore.utils import validate_region_name
 from cachetools import LRUCache
 
 from xacct_lambda._credentials import MANDATORY_SECONDS, AssumedRoleCredentials, CredentialCache, CredentialKey
+from xacct_lambda._loader import setup_default_session
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._sts import STS, frozen_config
 from xacct_lambda.exceptions import ConfigurationError
@@ -190,7 +191,7 @@ class SessionCache:
         if boto3.DEFAULT_SESSION is None:
             with self.building:
                 if boto3.DEFAULT_SESSION is None:
-                    boto3.setup_default_session()
+                    setup_default_session()
         return cast("boto3.Session", boto3.DEFAULT_SESSION)
 
     def clear(self) -> None:
