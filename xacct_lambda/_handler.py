@@ -11,15 +11,15 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError
-from botocore.loaders import Loader, create_loader
+from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
+from xacct_lambda._loader import bare_loader
 from xacct_lambda._request import assume_role_request, role_arn_parts
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
@@ -351,7 +351,7 @@ def _injections(
     """Return what to inject under which name, checked against what boto3 offers."""
     injections: dict[str, _Injection] = {}
     # Why a private attribute: see AssumedSession. What is no session is refused later, with the other options.
-    loader = source_session._loader if isinstance(source_session, boto3.Session) else _loader()  # noqa: SLF001
+    loader = source_session._loader if isinstance(source_session, boto3.Session) else bare_loader()  # noqa: SLF001
     for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
         for name, arguments in _wanted(argument, wanted):
             _check_arguments(argument, kind, arguments, loader)
@@ -419,14 +419,6 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-@functools.cache
-def _loader() -> Loader:
-    """Return a loader like that of a session, without making a session: importing a handler must not need a profile."""
-    loader = create_loader(os.environ.get("AWS_DATA_PATH"))
-    loader.search_paths.append(str(Path(boto3.__file__).parent / "data"))
-    return loader
 
 
 def _role_patterns(patterns: Iterable[str]) -> list[re.Pattern[str]]:
