@@ -215,7 +215,7 @@ class _Plan:
         )
 
     def _allowed_role(self, role_arn: str) -> str:
-        role_arn_parts(role_arn)
+        role_arn = role_arn_parts(role_arn)[0]
         if self._allowed is not None and not any(pattern.fullmatch(role_arn) for pattern in self._allowed):
             raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
         return role_arn
