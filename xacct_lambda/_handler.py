@@ -216,7 +216,7 @@ class _Plan:
 
     def _allowed_role(self, role_arn: str) -> str:
         role_arn = role_arn_parts(role_arn)[0]
-        if self._allowed is not None and not any(pattern.fullmatch(role_arn) for pattern in self._allowed):
+        if self._allowed is not None and not any(_matches(role_arn, pattern) for pattern in self._allowed):
             raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
         return role_arn
 
@@ -429,28 +429,42 @@ def _loader() -> Loader:
     return loader
 
 
-def _role_patterns(patterns: Iterable[str]) -> list[re.Pattern[str]]:
+def _role_patterns(patterns: Iterable[str]) -> list[tuple[str, ...]]:
     if isinstance(patterns, str) or not isinstance(patterns, Iterable):
         raise ConfigurationError("allowed_roles", "a list of ARN patterns is needed")
-    compiled = [_role_pattern(pattern) for pattern in patterns]
-    if not compiled:
+    parsed = [_role_pattern(pattern) for pattern in patterns]
+    if not parsed:
         raise ConfigurationError("allowed_roles", "an empty list allows no role at all")
-    return compiled
+    return parsed
 
 
-def _role_pattern(pattern: str) -> re.Pattern[str]:
+def _role_pattern(pattern: str) -> tuple[str, ...]:
+    """Return the pattern's literal parts and, between them, its wildcards."""
     # Partition and account stay literal: an event that could choose the account could choose its own.
     match = (
         re.fullmatch(r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/)([!-~]+)", pattern) if isinstance(pattern, str) else None
     )
-    if match is None or "?" in pattern:
+    if match is None or "?" in pattern or "***" in pattern:
         raise ConfigurationError(
             "allowed_roles",
             f"{pattern!r} is not arn:aws:iam::ACCOUNT:role/PATTERN with a literal account, where * stands for a part "
             "of the path and ** for several",
         )
-    wildcards = {"*": "[^/]*", "**": ".*"}
-    parts = re.split(r"(\*+)", match[2])
-    return re.compile(
-        re.escape(match[1]) + "".join(wildcards.get(part) or re.escape(part) for part in parts), re.DOTALL
-    )
+    return match[1], *filter(None, re.split(r"(\*+)", match[2]))
+
+
+def _matches(role_arn: str, pattern: tuple[str, ...]) -> bool:
+    """Follow the places at which the parts so far may end."""
+    # Not by a regular expression, which tries every way to divide the text among several wildcards: four of them kept
+    # a crafted ARN of 600 characters busy for half a minute. This takes one pass for each part.
+    ends = {0}
+    for part in pattern:
+        if part not in {"*", "**"}:
+            ends = {end + len(part) for end in ends if role_arn.startswith(part, end)}
+            continue
+        reached: set[int] = set()
+        for end in range(min(ends, default=len(role_arn) + 1), len(role_arn) + 1):
+            if end in ends or (end - 1 in reached and (part == "**" or role_arn[end - 1] != "/")):
+                reached.add(end)
+        ends = reached
+    return len(role_arn) in ends
