@@ -128,6 +128,25 @@ def test_options_hold_for_all_roles_and_may_depend_on_the_role(sts: PickySTS) ->
         assert session is assumed_session(role_arn, duration_seconds=900, external_id=f"id-{role_arn[13:25]}")
 
 
+def test_options_of_a_generator_hold_for_every_role(sts: PickySTS) -> None:
+    """Managed policies out of a generator restrict the second role too, and not the first alone."""
+    arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+
+    sessions = assumed_sessions(ROLES, policy_arns=(arn for _ in range(1)))
+
+    assert {session._credentials._key.request.policy_arns for session in sessions.values()} == {(arn,)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("option", [{"duration_seconds": 60}, {"external_ids": "x"}, {"region_name": "no region"}])
+def test_an_option_that_is_wrong_for_all_is_raised_once(sts: PickySTS, option: Any) -> None:
+    """An option that is the same for all roles is checked before any is assumed."""
+    with pytest.raises(ConfigurationError) as caught:
+        assumed_sessions(ROLES, return_exceptions=True, **option)
+
+    assert caught.value.argument in option
+    assert sts.calls == 0
+
+
 def test_progress_is_reported_as_it_comes(sts: PickySTS, caplog: pytest.LogCaptureFixture) -> None:
     """The callback gets each ARN with its session or exception, in the calling thread; the log has a record of each."""
     caplog.set_level(logging.DEBUG, logger="xacct_lambda")

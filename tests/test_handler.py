@@ -527,6 +527,30 @@ def test_a_callable_of_a_method_gets_its_object() -> None:
     assert Handlers().handle(EVENT, CONTEXT) is assumed_session(ROLE)
 
 
+def test_options_stay_as_they_were_checked(sts: FakeSTS) -> None:
+    """A generator is not empty at the second event, nor does a policy change with the mapping it was taken from."""
+    policy = {"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
+
+    @assume_role(
+        ROLE,
+        session="session",
+        tags=lambda event, context: {"tenant": event["tenant"]},
+        policy=policy,
+        policy_arns=(arn for arn in ["arn:aws:iam::aws:policy/ReadOnlyAccess"]),
+        transitive_tag_keys=(key for key in ["tenant"]),
+    )
+    def handler(event, context, *, session):
+        return session._credentials._key.request
+
+    policy["Statement"].clear()
+
+    for tenant in "ab":
+        request = handler({"tenant": tenant}, CONTEXT)
+        assert request.policy == '{"Statement":[{"Action":"*","Effect":"Deny","Resource":"*"}]}'
+        assert request.policy_arns == ("arn:aws:iam::aws:policy/ReadOnlyAccess",)
+        assert request.transitive_tag_keys == ("tenant",)
+
+
 def test_a_role_that_is_not_allowed_is_not_assumed(sts: FakeSTS) -> None:
     """A role outside ``allowed_roles`` raises before anything is cached or called."""
 

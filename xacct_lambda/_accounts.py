@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 import boto3
 
-from xacct_lambda._handler import AssumeRoleOptions
+from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, checked_options
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda._sessions import assumed_session
 from xacct_lambda._sts import invocation, no_time_left, seconds_left
@@ -71,7 +71,7 @@ def assumed_sessions(
     Raises:
         PartialFailureError: At least one role failed. It lists each with its diagnosis, and holds the sessions of the
             others in ``results``.
-        ConfigurationError: ``max_workers`` is out of range.
+        ConfigurationError: An argument that is the same for all roles breaks a rule.
     """
     return _for_each(_session_alone, role_arns, max_workers, return_exceptions, context, progress, options)
 
@@ -133,6 +133,7 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
     if isinstance(role_arns, str):
         raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    checked = checked_options(ANY_ROLE, options)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
     outcomes: dict[str, Any] = dict.fromkeys(role_arns)
@@ -141,7 +142,7 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
         with ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda") as pool:
             # Each thread sees the invocation, and whatever tracing keeps in context variables.
             roles = {
-                pool.submit(contextvars.copy_context().run, _visit, function, role_arn, options): role_arn
+                pool.submit(contextvars.copy_context().run, _visit, function, role_arn, checked): role_arn
                 for role_arn in outcomes
             }
             for done, future in enumerate(as_completed(roles), 1):
@@ -163,10 +164,10 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
     return outcomes
 
 
-def _visit(function: Callable[[boto3.Session, str], Any], role_arn: str, options: AssumeRoleOptions) -> Any:
+def _visit(function: Callable[[boto3.Session, str], Any], role_arn: str, options: dict[str, Any]) -> Any:
     """Do one role's part, in a thread of its own."""
     account_id = role_arn_parts(role_arn)[2]
-    own_options: Any = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
+    own_options = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
     session = assumed_session(role_arn, **own_options)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
     if seconds_left() == 0:

@@ -20,7 +20,7 @@ from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader, create_loader
 
 from xacct_lambda import _sessions
-from xacct_lambda._request import assume_role_request, role_arn_parts
+from xacct_lambda._request import assume_role_request, role_arn_parts, strings
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
@@ -33,7 +33,8 @@ _Value = TypeVar("_Value")
 
 # Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
 _INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
-_ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
+ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
+"""Stands for a role that is not known yet, where options are checked."""
 _SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
 
 # Of any arguments, as a method has three; the form with two lets type checkers infer those of a lambda.
@@ -158,6 +159,31 @@ class PlannedRole(NamedTuple):
     """Whether another assumed role, and not the execution role, calls STS."""
 
 
+def checked_options(role_arn: str, options: AssumeRoleOptions) -> dict[str, Any]:
+    """Validate the options that are no callables; return all, those as they were when they were checked.
+
+    Raises:
+        ConfigurationError: An option is unknown, or breaks a rule.
+    """
+    checked: dict[str, Any] = dict(options)
+    fixed = {name: value for name, value in checked.items() if not callable(value)}
+    unknown = checked.keys() - AssumeRoleOptions.__annotations__.keys()
+    if unknown:
+        name = min(unknown)
+        raise ConfigurationError(name, f"no such option{_nearest(name, AssumeRoleOptions.__annotations__)}")
+    if callable(checked.get("tags")) and "transitive_tag_keys" in fixed:
+        # Whether the keys are among the tags shows when there are tags.
+        checked["transitive_tag_keys"] = strings("transitive_tag_keys", fixed.pop("transitive_tag_keys"))
+    of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
+    if callable(checked.get("duration_seconds")):
+        of_session.pop("min_ttl_seconds", None)
+    request = assume_role_request(role_arn, **fixed)
+    _sessions.check_session_options(request, **of_session)
+    # As they are now: a generator is empty when it is read again, and a mapping is its owner's to change.
+    canonical = request.arguments()
+    return checked | {name: canonical[name] for name, value in fixed.items() if value is not None}
+
+
 class _Plan:
     """What one decorator injects, and how it finds the session to take it from."""
 
@@ -172,34 +198,17 @@ class _Plan:
         self._injections = injections
         self._role_arn = role_arn
         self._allowed = None if allowed_roles is None else _role_patterns(allowed_roles)
-        self._options: dict[str, Any] = dict(options)
         self._per_event = callable(role_arn) or any(map(callable, options.values()))
         has_resources = any(injection.kind == "resource" for injection in injections.values())
         self._memory = _ThreadsMemory() if has_resources else _Memory()
-        self._check()
-
-    def _check(self) -> None:
-        """Validate what does not depend on the event."""
         if callable(self._role_arn) and self._allowed is None:
             raise ConfigurationError(
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
             )
-        fixed = {name: value for name, value in self._options.items() if not callable(value)}
-        if "tags" not in fixed and "tags" in self._options:
-            # Whether the keys are among the tags shows when there are tags.
-            fixed.pop("transitive_tag_keys", None)
-        unknown = fixed.keys() - AssumeRoleOptions.__annotations__.keys()
-        if unknown:
-            name = min(unknown)
-            raise ConfigurationError(name, f"no such option{_nearest(name, AssumeRoleOptions.__annotations__)}")
         for name in ("source_session", "sts_config"):
-            if name in self._options and name not in fixed:
+            if callable(options.get(name)):
                 raise ConfigurationError(name, "cannot depend on the event")
-        role_arn = _ANY_ROLE if callable(self._role_arn) else self._allowed_role(self._role_arn)
-        of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
-        if "duration_seconds" in self._options and "duration_seconds" not in fixed:
-            of_session.pop("min_ttl_seconds", None)
-        _sessions.check_session_options(assume_role_request(role_arn, **fixed), **of_session)
+        self._options = checked_options(ANY_ROLE if callable(role_arn) else self._allowed_role(role_arn), options)
 
     @property
     def role(self) -> PlannedRole:

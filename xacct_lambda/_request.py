@@ -86,6 +86,10 @@ class AssumeRoleRequest(NamedTuple):
         _, partition, _, _, account_id, resource = self.role_arn.split(":", 5)
         return f"arn:{partition}:sts::{account_id}:assumed-role/{resource.rpartition('/')[2]}/{self.role_session_name}"
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of :func:`assume_role_request` that make this request."""
+        return self._asdict() | {"tags": dict(self.tags), "extra": json.loads(self.extra)}
+
     def parameters(self) -> dict[str, Any]:
         """Return the keyword arguments of botocore's ``assume_role``; what is not set is not sent."""
         parameters = {
@@ -236,7 +240,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _policy_arns(values: Iterable[str]) -> tuple[str, ...]:
-    arns = _strings("policy_arns", values)
+    arns = strings("policy_arns", values)
     for arn in arns:
         _matching("policy_arns", arn, _POLICY_ARN, "ARNs of managed policies (arn:aws:iam::ACCOUNT:policy/NAME)")
     if len(arns) > _POLICY_ARNS:
@@ -275,14 +279,14 @@ def _tag_text(what: str, value: str, length: range) -> str:
 
 
 def _transitive_tag_keys(values: Iterable[str], tags: Mapping[str, str]) -> tuple[str, ...]:
-    keys = _strings("transitive_tag_keys", values)
+    keys = strings("transitive_tag_keys", values)
     for key in keys:
         if key not in tags:
             raise ConfigurationError("transitive_tag_keys", f"{key!r} is not among the tags")
     return keys
 
 
-def _strings(argument: str, values: Iterable[str]) -> tuple[str, ...]:
+def strings(argument: str, values: Iterable[str]) -> tuple[str, ...]:
     """Return the strings sorted and once each; STS gives their order no meaning."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigurationError(argument, f"a sequence of strings is needed, not {type(values).__name__}")
