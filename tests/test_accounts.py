@@ -240,6 +240,36 @@ def test_an_interrupt_is_not_a_partial_failure(sts: PickySTS) -> None:
         for_each_account(interrupt, ROLES[:1], return_exceptions=True)
 
 
+def test_an_interrupt_begins_no_more(sts: PickySTS) -> None:
+    """When the progress callback raises, what is under way ends and no further role is begun."""
+    stopped = threading.Event()
+    sts.during = lambda: sts.calls > 1 and stopped.wait(5) and None
+
+    def stop(_role_arn: str, _outcome: Any) -> None:
+        stopped.set()
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        assumed_sessions(ROLES, max_workers=1, progress=stop)
+
+    assert sts.calls < len(ROLES)
+
+
+def test_an_exception_that_is_false_is_a_failure(sts: PickySTS) -> None:
+    """An exception that is false, as an empty collection of errors is, counts as a failure like any other."""
+
+    class Nothing(Exception):  # noqa: N818 - the name of a collection
+        def __len__(self) -> int:
+            return 0
+
+    def visit(_session: boto3.Session, _account_id: str) -> None:
+        raise Nothing
+
+    with pytest.raises(PartialFailureError) as caught:
+        for_each_account(visit, ROLES[:2])
+    assert list(caught.value.failures) == ROLES[:2]
+
+
 @pytest.mark.parametrize("max_workers", [0, 51, True, "8"])
 def test_the_number_of_workers_has_limits(max_workers: Any) -> None:
     """As many as 50 roles at a time, since the STS client has as many connections."""
@@ -248,10 +278,12 @@ def test_the_number_of_workers_has_limits(max_workers: Any) -> None:
     assert caught.value.argument == "max_workers"
 
 
-def test_one_arn_is_not_a_list() -> None:
-    """A string in the place of a list is refused, rather than taken letter by letter."""
+@pytest.mark.parametrize("role_arns", [ROLE, None, 7, [ROLE, None], [[ROLE]], [{}]])
+def test_what_is_no_list_of_arns(sts: PickySTS, role_arns: Any) -> None:
+    """A string in the place of a list is refused, rather than taken letter by letter; so is what an event may hold."""
     with pytest.raises(ConfigurationError, match="a list of ARNs"):
-        assumed_sessions(ROLE)
+        assumed_sessions(role_arns, return_exceptions=True)
+    assert sts.calls == 0
 
 
 def test_no_roles_at_all(sts: PickySTS) -> None:

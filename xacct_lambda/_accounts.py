@@ -131,37 +131,47 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
 ) -> dict[str, Any]:
     if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= _MAX_WORKERS:
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
-    if isinstance(role_arns, str):
-        raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
+    failures: dict[str, Exception] = {}
     checked = checked_options(ANY_ROLE, options)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
-    outcomes: dict[str, Any] = dict.fromkeys(role_arns)
     token = invocation.set(invocation.get() if context is None else context)
+    pool = ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda")
     try:
-        with ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda") as pool:
-            # Each thread sees the invocation, and whatever tracing keeps in context variables.
-            roles = {
-                pool.submit(contextvars.copy_context().run, _visit, function, role_arn, checked): role_arn
-                for role_arn in outcomes
-            }
-            for done, future in enumerate(as_completed(roles), 1):
-                role_arn, error = roles[future], future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                outcomes[role_arn] = error or future.result()
-                _logger.debug("%s %s (%d of %d)", role_arn, "failed" if error else "done", done, len(roles))
-                if progress is not None:
-                    progress(role_arn, outcomes[role_arn])
+        # Each thread sees the invocation, and whatever tracing keeps in context variables.
+        roles = {
+            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, checked): role_arn
+            for role_arn in outcomes
+        }
+        for done, future in enumerate(as_completed(roles), 1):
+            role_arn, error = roles[future], future.exception()
+            if error is None:
+                outcomes[role_arn] = future.result()
+            elif isinstance(error, Exception):
+                outcomes[role_arn] = failures[role_arn] = error
+            else:
+                raise error
+            _logger.debug("%s %s (%d of %d)", role_arn, "done" if error is None else "failed", done, len(roles))
+            if progress is not None:
+                progress(role_arn, outcomes[role_arn])
     finally:
+        # What has not begun when an interrupt or the callback ends the loop is not begun any more.
+        pool.shutdown(cancel_futures=True)
         invocation.reset(token)
-    failed = {role_arn for future, role_arn in roles.items() if future.exception()}
-    if failed and not return_exceptions:
+    if failures and not return_exceptions:
         raise PartialFailureError(
-            results={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failed},
-            failures={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn in failed},
+            results={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failures},
+            failures={role_arn: failures[role_arn] for role_arn in outcomes if role_arn in failures},
         )
     return outcomes
+
+
+def _listed(role_arns: Iterable[str]) -> list[str]:
+    listed = None if isinstance(role_arns, str) or not isinstance(role_arns, Iterable) else list(role_arns)
+    if listed is None or not all(isinstance(role_arn, str) for role_arn in listed):
+        raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    return listed
 
 
 def _visit(function: Callable[[boto3.Session, str], Any], role_arn: str, options: dict[str, Any]) -> Any:
