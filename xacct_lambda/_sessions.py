@@ -79,12 +79,13 @@ class AssumedSession(boto3.Session):
         """Return the client that ``boto3.Session.client`` makes of these arguments, and the same one the next time."""
         named = dict(zip(_CLIENT_DEFAULTS, args, strict=False)) | kwargs
         given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
-        if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
-            return super().client(*args, **kwargs)
         key = frozenset(
             (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
         )
         with self._cache.building:
+            # Read under the lock: it is another thread's resource that is being made as long as that thread has it.
+            if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
+                return super().client(*args, **kwargs)
             client = self._clients.get(key)
             if client is None:
                 client = self._clients[key] = super().client(*args, **kwargs)
