@@ -419,7 +419,20 @@ def test_the_number_of_roles_is_settable() -> None:
     """``max_roles`` reaches the credential cache."""
     cache_resize(max_roles=3)
 
-    assert _sessions.state.credentials._max_roles == 3
+    assert _sessions.state.credentials.max_roles == 3
+
+
+def test_resizing_leaves_nothing_behind(sts: FakeSTS) -> None:
+    """Sessions made before ``cache_resize`` stay within the one state: no snapshot is taken with their credentials."""
+    session = assumed_session(ROLE)
+    first = token_of(session)
+
+    cache_resize(max_roles=7)
+
+    assert token_of(session) != first
+    assert cache_info().roles == 1
+    _sessions._before_snapshot()
+    assert cache_info().roles == 0
 
 
 def test_clearing_forgets_all(sts: FakeSTS) -> None:
