@@ -128,6 +128,19 @@ def test_options_hold_for_all_roles_and_may_depend_on_the_role(sts: PickySTS) ->
         assert session is assumed_session(role_arn, duration_seconds=900, external_id=f"id-{role_arn[13:25]}")
 
 
+def test_roles_from_outside_are_held_to_the_allowed_ones(sts: PickySTS) -> None:
+    """With ``allowed_roles`` a role that matches no pattern fails without a call, and costs no other."""
+    foreign = "arn:aws:iam::999999999999:role/Auditor"
+
+    with pytest.raises(PartialFailureError, match="not among allowed_roles") as caught:
+        assumed_sessions([*ROLES[:2], foreign], allowed_roles=ROLES[:2])
+
+    assert list(caught.value.failures) == [foreign]
+    assert sts.calls == 2
+    with pytest.raises(ConfigurationError, match="literal account"):
+        for_each_account(lambda _session, account_id: account_id, ROLES, allowed_roles=["*"])
+
+
 def test_options_of_a_generator_hold_for_every_role(sts: PickySTS) -> None:
     """Managed policies out of a generator restrict the second role too, and not the first alone."""
     arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"

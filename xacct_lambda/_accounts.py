@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 import boto3
 
-from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, checked_options
+from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, allowed_role, checked_options, role_patterns
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda._sessions import assumed_session
 from xacct_lambda._sts import invocation, no_time_left, seconds_left
@@ -28,6 +28,7 @@ Progress = Callable[[str, Any], None]
 def assumed_sessions(
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: Literal[False] = ...,
     context: object = ...,
@@ -38,15 +39,17 @@ def assumed_sessions(
 def assumed_sessions(
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: bool,
     context: object = ...,
     progress: Progress | None = ...,
     **options: Unpack[AssumeRoleOptions],
 ) -> dict[str, boto3.Session | Exception]: ...
-def assumed_sessions(
+def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for each role are options
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = None,
     max_workers: int = 32,
     return_exceptions: bool = False,
     context: object = None,
@@ -59,6 +62,8 @@ def assumed_sessions(
 
     Args:
         role_arns: ARNs of the roles; one that stands there twice is assumed once.
+        allowed_roles: ARN patterns as in :func:`assume_role`, for roles that come from outside: one that matches none
+            of them fails, and is not assumed.
         max_workers: How many roles are assumed at a time, 1 to 50.
         return_exceptions: Put the exception of a role that failed in the place of its session, as ``asyncio.gather``
             does, rather than raise.
@@ -73,7 +78,9 @@ def assumed_sessions(
             others in ``results``.
         ConfigurationError: An argument that is the same for all roles breaks a rule.
     """
-    return _for_each(_session_alone, role_arns, max_workers, return_exceptions, context, progress, options)
+    return _for_each(
+        _session_alone, role_arns, allowed_roles, max_workers, return_exceptions, context, progress, options
+    )
 
 
 @overload
@@ -81,6 +88,7 @@ def for_each_account(
     function: Callable[[boto3.Session, str], _Result],
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: Literal[False] = ...,
     context: object = ...,
@@ -92,6 +100,7 @@ def for_each_account(
     function: Callable[[boto3.Session, str], _Result],
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: bool,
     context: object = ...,
@@ -102,6 +111,7 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     function: Callable[[boto3.Session, str], Any],
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = None,
     max_workers: int = 32,
     return_exceptions: bool = False,
     context: object = None,
@@ -113,7 +123,7 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     Arguments and errors are those of :func:`assumed_sessions`; what ``function`` raises counts as that role's failure
     and costs no other role.
     """
-    return _for_each(function, role_arns, max_workers, return_exceptions, context, progress, options)
+    return _for_each(function, role_arns, allowed_roles, max_workers, return_exceptions, context, progress, options)
 
 
 def _session_alone(session: boto3.Session, _account_id: str) -> boto3.Session:
@@ -123,6 +133,7 @@ def _session_alone(session: boto3.Session, _account_id: str) -> boto3.Session:
 def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions above
     function: Callable[[boto3.Session, str], Any],
     role_arns: Iterable[str],
+    allowed_roles: Iterable[str] | None,
     max_workers: int,
     return_exceptions: bool,  # noqa: FBT001
     context: object,
@@ -133,6 +144,7 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
     failures: dict[str, Exception] = {}
+    patterns = role_patterns(allowed_roles)
     checked = checked_options(ANY_ROLE, options)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
@@ -141,7 +153,7 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
     try:
         # Each thread sees the invocation, and whatever tracing keeps in context variables.
         roles = {
-            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, checked): role_arn
+            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, patterns, checked): role_arn
             for role_arn in outcomes
         }
         for done, future in enumerate(as_completed(roles), 1):
@@ -174,9 +186,14 @@ def _listed(role_arns: Iterable[str]) -> list[str]:
     return listed
 
 
-def _visit(function: Callable[[boto3.Session, str], Any], role_arn: str, options: dict[str, Any]) -> Any:
+def _visit(
+    function: Callable[[boto3.Session, str], Any],
+    role_arn: str,
+    patterns: list[tuple[str, ...]] | None,
+    options: dict[str, Any],
+) -> Any:
     """Do one role's part, in a thread of its own."""
-    account_id = role_arn_parts(role_arn)[2]
+    account_id = role_arn_parts(allowed_role(role_arn, patterns))[2]
     own_options = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
     session = assumed_session(role_arn, **own_options)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some

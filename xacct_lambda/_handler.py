@@ -197,7 +197,7 @@ class _Plan:
         self.names = injections.keys()
         self._injections = injections
         self._role_arn = role_arn
-        self._allowed = None if allowed_roles is None else _role_patterns(allowed_roles)
+        self._allowed = role_patterns(allowed_roles)
         self._per_event = callable(role_arn) or any(map(callable, options.values()))
         has_resources = any(injection.kind == "resource" for injection in injections.values())
         self._memory = _ThreadsMemory() if has_resources else _Memory()
@@ -208,7 +208,9 @@ class _Plan:
         for name in ("source_session", "sts_config"):
             if callable(options.get(name)):
                 raise ConfigurationError(name, "cannot depend on the event")
-        self._options = checked_options(ANY_ROLE if callable(role_arn) else self._allowed_role(role_arn), options)
+        self._options = checked_options(
+            ANY_ROLE if callable(role_arn) else allowed_role(role_arn, self._allowed), options
+        )
 
     @property
     def role(self) -> PlannedRole:
@@ -222,12 +224,6 @@ class _Plan:
             {"*": "*"} if tags == "*" else dict(tags),
             isinstance(options.get("source_session"), _sessions.AssumedSession),
         )
-
-    def _allowed_role(self, role_arn: str) -> str:
-        role_arn = role_arn_parts(role_arn)[0]
-        if self._allowed is not None and not any(_matches(role_arn, pattern) for pattern in self._allowed):
-            raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
-        return role_arn
 
     def initialise(self, *, prefetch: bool | None) -> None:
         """Do in Lambda's init phase, where a small function has a whole processor, what the first event would do."""
@@ -262,7 +258,9 @@ class _Plan:
         return {name: self._injections[name].of(session) for name in names}
 
     def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
-        role_arn = self._allowed_role(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
+        role_arn = (
+            allowed_role(self._role_arn(*positional), self._allowed) if callable(self._role_arn) else self._role_arn
+        )
         options = {name: value(*positional) if callable(value) else value for name, value in self._options.items()}
         return _sessions.assumed_session(role_arn, **options)
 
@@ -438,13 +436,32 @@ def _loader() -> Loader:
     return loader
 
 
-def _role_patterns(patterns: Iterable[str]) -> list[tuple[str, ...]]:
+def role_patterns(patterns: Iterable[str] | None) -> list[tuple[str, ...]] | None:
+    """Return ``allowed_roles`` as :func:`allowed_role` takes it; None allows every role.
+
+    Raises:
+        ConfigurationError: A pattern is none, or there is none.
+    """
+    if patterns is None:
+        return None
     if isinstance(patterns, str) or not isinstance(patterns, Iterable):
         raise ConfigurationError("allowed_roles", "a list of ARN patterns is needed")
     parsed = [_role_pattern(pattern) for pattern in patterns]
     if not parsed:
         raise ConfigurationError("allowed_roles", "an empty list allows no role at all")
     return parsed
+
+
+def allowed_role(role_arn: str, patterns: Iterable[tuple[str, ...]] | None) -> str:
+    """Return the role's ARN, as plain characters.
+
+    Raises:
+        ConfigurationError: It is no role's ARN, or matches no pattern.
+    """
+    role_arn = role_arn_parts(role_arn)[0]
+    if patterns is not None and not any(_matches(role_arn, pattern) for pattern in patterns):
+        raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
+    return role_arn
 
 
 def _role_pattern(pattern: str) -> tuple[str, ...]:
