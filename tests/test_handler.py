@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,10 @@ from typing import Any
 import boto3
 import pytest
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
+from xacct_lambda import _handler, _sessions, assume_role, assumed_session, cache_clear, cache_info
 from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._handler import AssumeRoleOptions
 from xacct_lambda._sessions import SessionCache
@@ -524,6 +527,30 @@ def test_a_callable_of_a_method_gets_its_object() -> None:
     assert Handlers().handle(EVENT, CONTEXT) is assumed_session(ROLE)
 
 
+def test_options_stay_as_they_were_checked(sts: FakeSTS) -> None:
+    """A generator is not empty at the second event, nor does a policy change with the mapping it was taken from."""
+    policy = {"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
+
+    @assume_role(
+        ROLE,
+        session="session",
+        tags=lambda event, context: {"tenant": event["tenant"]},
+        policy=policy,
+        policy_arns=(arn for arn in ["arn:aws:iam::aws:policy/ReadOnlyAccess"]),
+        transitive_tag_keys=(key for key in ["tenant"]),
+    )
+    def handler(event, context, *, session):
+        return session._credentials._key.request
+
+    policy["Statement"].clear()
+
+    for tenant in "ab":
+        request = handler({"tenant": tenant}, CONTEXT)
+        assert request.policy == '{"Statement":[{"Action":"*","Effect":"Deny","Resource":"*"}]}'
+        assert request.policy_arns == ("arn:aws:iam::aws:policy/ReadOnlyAccess",)
+        assert request.transitive_tag_keys == ("tenant",)
+
+
 def test_a_role_that_is_not_allowed_is_not_assumed(sts: FakeSTS) -> None:
     """A role outside ``allowed_roles`` raises before anything is cached or called."""
 
@@ -574,6 +601,8 @@ PATTERN = "arn:aws:iam::222222222222:role/tenant/*"
         ("arn:aws:iam::222222222222:role/a.c", "arn:aws:iam::222222222222:role/abc", False),
         ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-ro", True),
         ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-rw", False),
+        ("arn:aws:iam::222222222222:role/**/a*-ro", "arn:aws:iam::222222222222:role/x/ab/y/a-rw-ro", True),
+        ("arn:aws:iam::222222222222:role/**/a*-ro", "arn:aws:iam::222222222222:role/x/ab-ro/y", False),
     ],
 )
 def test_patterns_of_allowed_roles(pattern: str, role_arn: str, allowed: bool) -> None:
@@ -588,6 +617,35 @@ def test_patterns_of_allowed_roles(pattern: str, role_arn: str, allowed: bool) -
     else:
         with pytest.raises(ConfigurationError):
             handler(role_arn, CONTEXT)
+
+
+@given(st.lists(st.sampled_from(["*", "**", "a", "b", "/", "."]), min_size=1, max_size=8), st.text("ab/.", max_size=9))
+def test_patterns_match_as_a_regular_expression_would(parts: list[str], text: str) -> None:
+    """The matcher of patterns agrees with the regular expression that is their definition."""
+    pattern = "".join(parts)
+    assume("***" not in pattern)
+    expression = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+
+    prefix, *parsed = _handler._role_pattern(f"arn:aws:iam::222222222222:role/{pattern}")
+
+    assert _handler._matches(prefix + text, (prefix, *parsed)) == bool(re.fullmatch(expression, text))
+
+
+def test_a_crafted_arn_does_not_keep_the_matcher_busy() -> None:
+    """An ARN made to be divided among many wildcards is refused in no time; by a regular expression it takes hours."""
+
+    @assume_role(
+        lambda event, context: event,
+        session="session",
+        allowed_roles=["arn:aws:iam::222222222222:role/**-**-**-**-**-reader"],
+    )
+    def handler(event, context, *, session):
+        return True
+
+    started = time.perf_counter()
+    with pytest.raises(ConfigurationError, match="not among allowed_roles"):
+        handler("arn:aws:iam::222222222222:role/" + "-" * 1900 + "/x", CONTEXT)
+    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize("role_arn", [None, 3, {"role": ROLE}, [ROLE], b"arn:aws:iam::222222222222:role/tenant/a"])
