@@ -6,7 +6,6 @@ import asyncio
 import functools
 import inspect
 import logging
-import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,8 @@ from typing import Any
 import boto3
 import pytest
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
-from xacct_lambda import _handler, _sessions, assume_role, assumed_session, cache_clear, cache_info
+from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
 from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._handler import AssumeRoleOptions
 from xacct_lambda._sessions import SessionCache
@@ -577,82 +574,11 @@ def test_an_option_of_the_event_is_validated(sts: FakeSTS) -> None:
     assert cache_info().sessions == 0
 
 
-PATTERN = "arn:aws:iam::222222222222:role/tenant/*"
-
-
-@pytest.mark.parametrize(
-    ("pattern", "role_arn", "allowed"),
-    [
-        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a", True),
-        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a/b", False),
-        (PATTERN, "arn:aws:iam::222222222222:role/tenant/../Admin", False),
-        (PATTERN, "arn:aws:iam::222222222222:role/tenants/a", False),
-        (PATTERN, "arn:aws:iam::222222222222:role/Tenant/a", False),
-        (PATTERN, "arn:aws:iam::333333333333:role/tenant/a", False),
-        (PATTERN, "arn:aws-cn:iam::222222222222:role/tenant/a", False),
-        (PATTERN, "x" + "arn:aws:iam::222222222222:role/tenant/a", False),
-        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a\n", False),
-        (PATTERN, "arn:aws:iam::222222222222:role/tenant/*", False),
-        (PATTERN, "arn:aws:iam::222222222222:role/tenant/arn:aws:iam::222222222222:role/tenant/a", False),
-        ("arn:aws:iam::222222222222:role/tenant/**", "arn:aws:iam::222222222222:role/tenant/a/b", True),
-        ("arn:aws:iam::222222222222:role/tenant/**", "arn:aws:iam::222222222222:role/Admin", False),
-        ("arn:aws:iam::222222222222:role/*/Reader", "arn:aws:iam::222222222222:role/a/Reader", True),
-        ("arn:aws:iam::222222222222:role/*/Reader", "arn:aws:iam::222222222222:role/a/b/Reader", False),
-        ("arn:aws:iam::222222222222:role/a.c", "arn:aws:iam::222222222222:role/abc", False),
-        ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-ro", True),
-        ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-rw", False),
-        ("arn:aws:iam::222222222222:role/**/a*-ro", "arn:aws:iam::222222222222:role/x/ab/y/a-rw-ro", True),
-        ("arn:aws:iam::222222222222:role/**/a*-ro", "arn:aws:iam::222222222222:role/x/ab-ro/y", False),
-    ],
-)
-def test_patterns_of_allowed_roles(pattern: str, role_arn: str, allowed: bool) -> None:
-    """``*`` stops at a slash and ``**`` does not; all else, partition and account above all, is literal."""
-
-    @assume_role(lambda event, context: event, session="session", allowed_roles=[pattern])
-    def handler(event, context, *, session):
-        return True
-
-    if allowed:
-        assert handler(role_arn, CONTEXT)
-    else:
-        with pytest.raises(ConfigurationError):
-            handler(role_arn, CONTEXT)
-
-
-@given(st.lists(st.sampled_from(["*", "**", "a", "b", "/", "."]), min_size=1, max_size=8), st.text("ab/.", max_size=9))
-def test_patterns_match_as_a_regular_expression_would(parts: list[str], text: str) -> None:
-    """The matcher of patterns agrees with the regular expression that is their definition."""
-    pattern = "".join(parts)
-    assume("***" not in pattern)
-    expression = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
-
-    prefix, *parsed = _handler._role_pattern(f"arn:aws:iam::222222222222:role/{pattern}")
-
-    assert _handler._matches(prefix + text, (prefix, *parsed)) == bool(re.fullmatch(expression, text))
-
-
-def test_a_crafted_arn_does_not_keep_the_matcher_busy() -> None:
-    """An ARN made to be divided among many wildcards is refused in no time; by a regular expression it takes hours."""
-
-    @assume_role(
-        lambda event, context: event,
-        session="session",
-        allowed_roles=["arn:aws:iam::222222222222:role/**-**-**-**-**-reader"],
-    )
-    def handler(event, context, *, session):
-        return True
-
-    started = time.perf_counter()
-    with pytest.raises(ConfigurationError, match="not among allowed_roles"):
-        handler("arn:aws:iam::222222222222:role/" + "-" * 1900 + "/x", CONTEXT)
-    assert time.perf_counter() - started < 5
-
-
 @pytest.mark.parametrize("role_arn", [None, 3, {"role": ROLE}, [ROLE], b"arn:aws:iam::222222222222:role/tenant/a"])
 def test_events_that_name_no_role(role_arn: Any) -> None:
     """An event that yields something else than a string is refused like a wrong ARN."""
 
-    @assume_role(lambda event, context: event, session="session", allowed_roles=[PATTERN])
+    @assume_role(lambda event, context: event, session="session", allowed_roles=["arn:aws:iam::222222222222:role/**"])
     def handler(event, context, *, session):
         return True
 

@@ -21,6 +21,7 @@ PATH = [
     "__init__",
     "_accounts",
     "_handler",
+    "_allowed_roles",
     "_sessions",
     "_loader",
     "_credentials",

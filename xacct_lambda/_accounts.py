@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 import boto3
 
-from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, allowed_role, checked_options, role_patterns
+from xacct_lambda._allowed_roles import AllowedRoles
+from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, checked_options
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda._sessions import assumed_session
 from xacct_lambda._sts import invocation, no_time_left, seconds_left
@@ -144,7 +145,7 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
     failures: dict[str, Exception] = {}
-    patterns = role_patterns(allowed_roles)
+    allowed = AllowedRoles(allowed_roles)
     checked = checked_options(ANY_ROLE, options)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
@@ -153,7 +154,7 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
     try:
         # Each thread sees the invocation, and whatever tracing keeps in context variables.
         roles = {
-            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, patterns, checked): role_arn
+            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, allowed, checked): role_arn
             for role_arn in outcomes
         }
         for done, future in enumerate(as_completed(roles), 1):
@@ -189,11 +190,11 @@ def _listed(role_arns: Iterable[str]) -> list[str]:
 def _visit(
     function: Callable[[boto3.Session, str], Any],
     role_arn: str,
-    patterns: list[tuple[str, ...]] | None,
+    allowed: AllowedRoles,
     options: dict[str, Any],
 ) -> Any:
     """Do one role's part, in a thread of its own."""
-    account_id = role_arn_parts(allowed_role(role_arn, patterns))[2]
+    account_id = role_arn_parts(allowed.checked(role_arn))[2]
     own_options = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
     session = assumed_session(role_arn, **own_options)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some

@@ -7,7 +7,6 @@ import inspect
 import keyword
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -19,8 +18,9 @@ from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
+from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._loader import bare_loader
-from xacct_lambda._request import assume_role_request, role_arn_parts, strings
+from xacct_lambda._request import assume_role_request, strings
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
@@ -197,20 +197,18 @@ class _Plan:
         self.names = injections.keys()
         self._injections = injections
         self._role_arn = role_arn
-        self._allowed = role_patterns(allowed_roles)
+        self._allowed = AllowedRoles(allowed_roles)
         self._per_event = callable(role_arn) or any(map(callable, options.values()))
         has_resources = any(injection.kind == "resource" for injection in injections.values())
         self._memory = _ThreadsMemory() if has_resources else _Memory()
-        if callable(self._role_arn) and self._allowed is None:
+        if callable(role_arn) and allowed_roles is None:
             raise ConfigurationError(
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
             )
         for name in ("source_session", "sts_config"):
             if callable(options.get(name)):
                 raise ConfigurationError(name, "cannot depend on the event")
-        self._options = checked_options(
-            ANY_ROLE if callable(role_arn) else allowed_role(role_arn, self._allowed), options
-        )
+        self._options = checked_options(ANY_ROLE if callable(role_arn) else self._allowed.checked(role_arn), options)
 
     @property
     def role(self) -> PlannedRole:
@@ -258,9 +256,7 @@ class _Plan:
         return {name: self._injections[name].of(session) for name in names}
 
     def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
-        role_arn = (
-            allowed_role(self._role_arn(*positional), self._allowed) if callable(self._role_arn) else self._role_arn
-        )
+        role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
         options = {name: value(*positional) if callable(value) else value for name, value in self._options.items()}
         return _sessions.assumed_session(role_arn, **options)
 
@@ -426,63 +422,3 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def role_patterns(patterns: Iterable[str] | None) -> list[tuple[str, ...]] | None:
-    """Return ``allowed_roles`` as :func:`allowed_role` takes it; None allows every role.
-
-    Raises:
-        ConfigurationError: A pattern is none, or there is none.
-    """
-    if patterns is None:
-        return None
-    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-        raise ConfigurationError("allowed_roles", "a list of ARN patterns is needed")
-    parsed = [_role_pattern(pattern) for pattern in patterns]
-    if not parsed:
-        raise ConfigurationError("allowed_roles", "an empty list allows no role at all")
-    return parsed
-
-
-def allowed_role(role_arn: str, patterns: Iterable[tuple[str, ...]] | None) -> str:
-    """Return the role's ARN, as plain characters.
-
-    Raises:
-        ConfigurationError: It is no role's ARN, or matches no pattern.
-    """
-    role_arn = role_arn_parts(role_arn)[0]
-    if patterns is not None and not any(_matches(role_arn, pattern) for pattern in patterns):
-        raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
-    return role_arn
-
-
-def _role_pattern(pattern: str) -> tuple[str, ...]:
-    """Return the pattern's literal parts and, between them, its wildcards."""
-    # Partition and account stay literal: an event that could choose the account could choose its own.
-    match = (
-        re.fullmatch(r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/)([!-~]+)", pattern) if isinstance(pattern, str) else None
-    )
-    if match is None or "?" in pattern or "***" in pattern:
-        raise ConfigurationError(
-            "allowed_roles",
-            f"{pattern!r} is not arn:aws:iam::ACCOUNT:role/PATTERN with a literal account, where * stands for a part "
-            "of the path and ** for several",
-        )
-    return match[1], *filter(None, re.split(r"(\*+)", match[2]))
-
-
-def _matches(role_arn: str, pattern: tuple[str, ...]) -> bool:
-    """Follow the places at which the parts so far may end."""
-    # Not by a regular expression, which tries every way to divide the text among several wildcards: four of them kept
-    # a crafted ARN of 600 characters busy for half a minute. This takes one pass for each part.
-    ends = {0}
-    for part in pattern:
-        if part not in {"*", "**"}:
-            ends = {end + len(part) for end in ends if role_arn.startswith(part, end)}
-            continue
-        reached: set[int] = set()
-        for end in range(min(ends, default=len(role_arn) + 1), len(role_arn) + 1):
-            if end in ends or (end - 1 in reached and (part == "**" or role_arn[end - 1] != "/")):
-                reached.add(end)
-        ends = reached
-    return len(role_arn) in ends
