@@ -42,7 +42,7 @@ class Image(NamedTuple):
 
 
 def make_image(folder: Path, sdk: Path | None) -> Image:
-    """Unpack the layer, and put together what the runtime brings: AWS's client, and the SDK installed here or another."""
+    """Unpack the layer; put together what the runtime brings: AWS's client, and the SDK installed here or another."""
     opt, runtime = folder / "opt", folder / "var-runtime"
     zipfile.ZipFile(io.BytesIO(build_layer().content)).extractall(opt)
     for path in (opt, *opt.rglob("*")):

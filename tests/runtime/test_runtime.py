@@ -1,7 +1,7 @@
 """The layer under AWS's own runtime interface client, run as the managed runtime runs it.
 
-``RUNTIME_SDKS`` names folders, separated by colons, with other boto3s to try beside the installed one, such as those that
-Lambda's runtimes ship: ``pip install --target sdk/1.40 'boto3==1.40.*'``.
+``RUNTIME_SDKS`` names folders, separated by colons, with other boto3s to try beside the installed one, such as those
+that Lambda's runtimes ship: ``pip install --target sdk/1.40 'boto3==1.40.*'``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROLE
@@ -22,7 +21,7 @@ from scripted_sts import ScriptedSTS, hang, refuse, scripted_sts
 
 pytest.importorskip("awslambdaric", reason="AWS's client is built for Linux")
 
-from runtime.managed_runtime import (  # noqa: E402 - it needs what was asked for
+from runtime.managed_runtime import (
     Function,
     Image,
     OtherServices,
@@ -37,8 +36,8 @@ SDKS = [None, *map(Path, filter(None, os.environ.get("RUNTIME_SDKS", "").split(o
 KEYS = ["2026/orders-1.json"]
 ORDERS = {"bucket": "orders"}
 DENIED = (
-    "User: arn:aws:sts::111111111111:assumed-role/orders-fn/read-orders is not authorized to perform: sts:AssumeRole on "
-    f"resource: {ROLE}"
+    "User: arn:aws:sts::111111111111:assumed-role/orders-fn/read-orders is not authorized to perform: sts:AssumeRole "
+    f"on resource: {ROLE}"
 )
 ACCESS_DENIED = refuse("AccessDenied", DENIED)
 SECRETS = (
@@ -144,6 +143,7 @@ def test_the_layers_bytecode_is_what_runs(start: Start) -> None:
         assert function.invoke({}).content == []
 
 
+@pytest.mark.parametrize("image", [None], indirect=True, ids=["boto3-installed"])
 def test_no_environment_is_poisoned(start: Start, sts: ScriptedSTS) -> None:
     """After a refusal at the first event the same environment serves the next, once the role lets it in.
 
@@ -216,7 +216,7 @@ def test_nothing_that_leaves_the_environment_holds_a_secret(start: Start, sts: S
 
 @pytest.mark.parametrize("seconds", [3, 1])
 def test_an_sts_that_hangs(start: Start, sts: ScriptedSTS, seconds: float) -> None:
-    """Where STS does not answer, the error comes before Lambda's time-out, the default of 3 seconds or a shorter one."""
+    """Where STS does not answer, the error comes before the time-out, be it Lambda's default of 3 s or less."""
     sts.always = hang
     with start(README_HANDLER) as function:
         answer = function.invoke(ORDERS, seconds=seconds)
@@ -245,7 +245,7 @@ def test_layers_are_off_the_path_with_pythonpath(start: Start, image: Image, tmp
 
 
 def test_managed_instances(start: Start, sts: ScriptedSTS, services: OtherServices) -> None:
-    """Of the processes that a managed instance forks, each has a cache of its own: two processes, two AssumeRole calls."""
+    """Each process that a managed instance forks has a cache of its own: two processes, two AssumeRole calls."""
     source = README_HANDLER + "\n\nimport os\n\n\ndef process_id(event, context):\n    lambda_handler(event, context)\n"
     variables = {"AWS_LAMBDA_INITIALIZATION_TYPE": "lambda-managed-instances", "AWS_LAMBDA_MAX_CONCURRENCY": "2"}
     with start(
