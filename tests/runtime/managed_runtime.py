@@ -30,8 +30,8 @@ from xacct_lambda._layer import _needed, build_layer
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _API = "/2018-06-01/runtime"
-_INIT_SECONDS = 10
-"""What Lambda allows for the init phase, and here for all that takes no time of an invocation."""
+INIT_SECONDS = 60
+"""For all that takes no time of an invocation; Lambda allows 10 seconds for the init phase, and a busy machine more."""
 
 
 class Image(NamedTuple):
@@ -98,8 +98,8 @@ class Invocation:
         Raises:
             TimeoutError: "Task timed out".
         """
-        if not self.handed.wait(_INIT_SECONDS):
-            raise TimeoutError(f"init took more than {_INIT_SECONDS} seconds")
+        if not self.handed.wait(INIT_SECONDS):
+            raise TimeoutError(f"init took more than {INIT_SECONDS} seconds")
         try:
             return self._answers.get(timeout=self.seconds)
         except queue.Empty:
@@ -120,21 +120,21 @@ class RuntimeAPI:
         self._events: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
         self._invocations: dict[str, Invocation] = {}
 
-    def send(self, event: Any, *, seconds: float = 3, tenant_id: str | None = None) -> Invocation:
-        """Send an event, and wait for nothing; by default with the time-out that a new function has."""
+    def send(self, event: Any, *, seconds: float = 60, tenant_id: str | None = None) -> Invocation:
+        """Send an event, and wait for nothing; by default with a time-out that a busy machine keeps too."""
         invocation = Invocation(len(self._invocations) + 1, event, seconds, tenant_id)
         self._invocations[invocation.request_id] = invocation
         self._events.put(invocation)
         return invocation
 
-    def invoke(self, event: Any, *, seconds: float = 3, tenant_id: str | None = None) -> Answer:
+    def invoke(self, event: Any, *, seconds: float = 60, tenant_id: str | None = None) -> Answer:
         """Send an event, and wait for the answer."""
         return self.send(event, seconds=seconds, tenant_id=tenant_id).answer()
 
     def get(self, path: str) -> tuple[dict[str, str], Any] | None:
         if path == f"{_API}/restore/next":
             self.snapshot_ready.set()
-            return ({}, {}) if self.restore.wait(_INIT_SECONDS) else None
+            return ({}, {}) if self.restore.wait(INIT_SECONDS) else None
         with contextlib.suppress(threading.BrokenBarrierError):
             self._processes.wait()
         invocation = self._events.get()

@@ -22,6 +22,7 @@ from scripted_sts import ScriptedSTS, hang, refuse, scripted_sts
 pytest.importorskip("awslambdaric", reason="AWS's client is built for Linux")
 
 from runtime.managed_runtime import (
+    INIT_SECONDS,
     Function,
     Image,
     OtherServices,
@@ -173,7 +174,7 @@ def test_a_refusal_in_the_init_phase(start: Start, sts: ScriptedSTS) -> None:
 def test_a_mistake_fails_the_init_phase(start: Start) -> None:
     """A service that does not exist is reported as an error of init, with its name and the nearest one."""
     with start(README_HANDLER.replace('["s3"]', '["s33"]')) as function:
-        error = function.api.init_errors.get(timeout=10)
+        error = function.api.init_errors.get(timeout=INIT_SECONDS)
 
     assert error["errorType"] == "ConfigurationError"
     assert "has no client for 's33'; did you mean 's3'?" in error["errorMessage"]
@@ -214,7 +215,7 @@ def test_nothing_that_leaves_the_environment_holds_a_secret(start: Start, sts: S
         assert secret not in json.dumps(refused.content) + refused.headers + log
 
 
-@pytest.mark.parametrize("seconds", [3, 1])
+@pytest.mark.parametrize("seconds", [3, 1.5])
 def test_an_sts_that_hangs(start: Start, sts: ScriptedSTS, seconds: float) -> None:
     """Where STS does not answer, the error comes before the time-out, be it Lambda's default of 3 s or less."""
     sts.always = hang
@@ -257,7 +258,7 @@ def test_tenant_isolation(start: Start, sts: ScriptedSTS) -> None:
 def test_layers_are_off_the_path_with_pythonpath(start: Start, image: Image, tmp_path: Path) -> None:
     """A function that sets ``PYTHONPATH`` does not find the layer, unless it names the layer's folder itself."""
     with start(README_HANDLER, PYTHONPATH=str(tmp_path)) as function:
-        error = function.api.init_errors.get(timeout=10)
+        error = function.api.init_errors.get(timeout=INIT_SECONDS)
     assert error["errorType"] == "Runtime.ImportModuleError"
     assert "No module named 'xacct_lambda'" in error["errorMessage"]
 
@@ -310,7 +311,7 @@ def test_snap_start(start: Start, sts: ScriptedSTS, services: OtherServices) -> 
         "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start",
     }
     with start(source, processes=2, **variables) as function:
-        assert function.api.snapshot_ready.wait(10)
+        assert function.api.snapshot_ready.wait(INIT_SECONDS)
         assert sts.count() == 1
         function.api.restore.set()
         copies = [function.api.send({}) for _ in range(2)]
