@@ -11,6 +11,7 @@ from collections.abc import Sequence
 _COMMANDS = {
     "check": "xacct_lambda.check",
     "demo": "xacct_lambda._demo",
+    "layer": "xacct_lambda._layer",
     "policy": "xacct_lambda._policy_command",
 }
 
