@@ -107,10 +107,10 @@ def test_leaves_it_at_that_if_the_object_is_gone(aws, lambda_context):
         None,
     ],
 )
-def test_refuses_any_other_event_before_it_assumes_the_role(aws, lambda_context, event):
+def test_refuses_any_other_event_before_it_assumes_the_role(cross_account, lambda_context, event):
     with pytest.raises(ValueError, match="not an 'Object Created' event of orders-source"):
         lambda_handler(event, lambda_context)
-    assert aws.assumed == []
+    assert cross_account.assumed == []
 
 
 def test_fails_if_the_role_is_refused_so_that_lambda_tries_again(aws, source, lambda_context):
