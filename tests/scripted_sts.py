@@ -62,12 +62,14 @@ def serve(handler: BaseHTTPRequestHandler, call: dict[str, str]) -> tuple[int, s
     return issue(call)
 
 
-def issue(call: dict[str, str], *, assumed_arn: str | None = None, number: int = 0) -> tuple[int, str]:
+def issue(
+    call: dict[str, str], *, assumed_arn: str | None = None, number: int = 0, ahead_seconds: float = 0
+) -> tuple[int, str]:
     """Return the answer that issues credentials, for the role asked for unless told otherwise."""
     _, partition, _, _, account, resource = call["RoleArn"].split(":", 5)
     name = resource.rpartition("/")[2]
     arn = assumed_arn or f"arn:{partition}:sts::{account}:assumed-role/{name}/{call['RoleSessionName']}"
-    expiration = datetime.now(UTC) + timedelta(seconds=int(call["DurationSeconds"]))
+    expiration = datetime.now(UTC) + timedelta(seconds=int(call["DurationSeconds"]) + ahead_seconds)
     return 200, _result(
         "AssumeRole",
         f"<AssumedRoleUser><AssumedRoleId>AROA:x</AssumedRoleId><Arn>{arn}</Arn></AssumedRoleUser><Credentials>"
@@ -92,6 +94,10 @@ class ScriptedSTS:
         self.script: list[Answer] = []
         self.calls: list[dict[str, str]] = []
         self.user_agents: list[str] = []
+        self.signers: list[str] = []
+        """The access key of each request, empty where it was not signed."""
+        self.ahead_seconds = 0.0
+        """How far the clock of the callers is ahead of this process's."""
         self.always: Answer | None = None
 
     def count(self, action: str = "AssumeRole") -> int:
@@ -101,12 +107,13 @@ class ScriptedSTS:
     def answer(self, handler: BaseHTTPRequestHandler, call: dict[str, str]) -> tuple[int, str] | None:
         self.calls.append(call)
         self.user_agents.append(handler.headers.get("User-Agent", ""))
+        self.signers.append(handler.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0])
         if self.script:
             return self.script.pop(0)(handler, call)
         if self.always is not None:
             return self.always(handler, call)
         if call["Action"] == "AssumeRole":
-            return issue(call, number=self.count())
+            return issue(call, number=self.count(), ahead_seconds=self.ahead_seconds)
         return serve(handler, call)
 
 
