@@ -52,8 +52,8 @@ TERRAFORM = {
     "aws_cloudwatch_event_rule.forward_new_objects.arn": "ForwardNewObjects.Arn",
 }
 TERRAFORM_CONCRETE = {expression: CONCRETE[name] for expression, name in TERRAFORM.items()} | {
-    "local.reader_arn": f"arn:aws:iam::{OTHER}:role/copy-objects-reader",
-    "local.forwarder_arn": f"arn:aws:iam::{OTHER}:role/copy-objects-forwarder",
+    "aws_iam_role.reader.arn": f"arn:aws:iam::{OTHER}:role/copy-objects-reader",
+    "aws_iam_role.forwarder.arn": f"arn:aws:iam::{OTHER}:role/copy-objects-forwarder",
     "aws_iam_role.execution.arn": f"arn:aws:iam::{HOME}:role/copy-objects-function",
     # CloudFormation's ends in an asterisk already.
     "aws_cloudwatch_log_group.copy_objects.arn": CONCRETE["LogGroup.Arn"].removesuffix(":*"),
@@ -104,18 +104,16 @@ def test_terraform_has_the_same_event_patterns(rule: str, path: list[str]) -> No
 
 
 def test_terraform_refers_to_what_it_declares() -> None:
-    """Every variable, local, resource and document that the Terraform variant refers to is there."""
+    """Every variable, resource and document that the Terraform variant refers to is there."""
     text = re.sub(r"#.*", "", "".join(path.read_text() for path in CONFIGURATION))
-    [local_values] = re.findall(r"^locals \{(.*?)^\}", text, re.DOTALL | re.MULTILINE)
     declared = {
         *(f"var.{name}" for name in re.findall(r'^variable "(\w+)"', text, re.MULTILINE)),
-        *(f"local.{name}" for name in re.findall(r"^  (\w+) += ", local_values, re.MULTILINE)),
         *(f"{kind}.{name}" for kind, name in re.findall(r'^resource "(\w+)" "(\w+)"', text, re.MULTILINE)),
         *(f"data.{kind}.{name}" for kind, name in re.findall(r'^data "(\w+)" "(\w+)"', text, re.MULTILINE)),
     }
-    used = set(re.findall(r"\b(?:var|local|(?<!data\.)aws_\w+|data\.\w+)\.[a-z]\w*", text))
+    used = set(re.findall(r"\b(?:var|(?<!data\.)aws_\w+|data\.\w+)\.[a-z]\w*", text))
     assert used - declared == set()
-    assert {name for name in declared if name.startswith(("var.", "local.", "data."))} <= used
+    assert {name for name in declared if name.startswith(("var.", "data."))} <= used
 
 
 def resources() -> dict[str, Any]:

@@ -16,12 +16,12 @@ resource "aws_lambda_function" "copy_objects" {
   architectures    = ["arm64"]
   layers           = [aws_lambda_layer_version.library.arn]
   role             = aws_iam_role.execution.arn
-  memory_size      = 1024 # bandwidth grows with it; the parts of an object in flight take about 200 MB
+  memory_size      = 1024 # bandwidth grows with it
   timeout          = 900
 
   environment {
     variables = {
-      READER_ROLE_ARN    = local.reader_arn
+      READER_ROLE_ARN    = aws_iam_role.reader.arn
       SOURCE_BUCKET      = var.source_bucket_name
       DESTINATION_BUCKET = aws_s3_bucket.destination.bucket
     }
@@ -81,8 +81,7 @@ resource "aws_lambda_permission" "events" {
   source_arn    = aws_cloudwatch_event_rule.object_created.arn
 }
 
-# Of a fixed name, as in template.yaml. Here the trust policy refers to it, so Terraform makes it first; re-creating it
-# makes Terraform save the trust policy again only if its ARN changes: taint aws_iam_role.reader with it.
+# The trust policy of the reader refers to it, so Terraform makes it first.
 resource "aws_iam_role" "execution" {
   provider           = aws.function_account
   name               = "copy-objects-function"
@@ -109,7 +108,7 @@ resource "aws_iam_role_policy" "execution" {
 data "aws_iam_policy_document" "execution" {
   statement {
     actions   = ["sts:AssumeRole"]
-    resources = [local.reader_arn]
+    resources = [aws_iam_role.reader.arn]
   }
   statement {
     actions   = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
@@ -174,7 +173,6 @@ data "aws_iam_policy_document" "event_bus" {
     sid       = "events-of-the-source-bucket"
     actions   = ["events:PutEvents"]
     resources = [aws_cloudwatch_event_bus.copy_objects.arn]
-    # Not the role as the principal: the bus is made before it.
     principals {
       type        = "AWS"
       identifiers = ["arn:${data.aws_partition.current.partition}:iam::${var.source_account}:root"]
@@ -182,7 +180,7 @@ data "aws_iam_policy_document" "event_bus" {
     condition {
       test     = "ArnEquals"
       variable = "aws:PrincipalArn"
-      values   = [local.forwarder_arn]
+      values   = [aws_iam_role.forwarder.arn]
     }
   }
 }

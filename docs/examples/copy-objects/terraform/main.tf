@@ -63,12 +63,6 @@ data "aws_partition" "current" {
   provider = aws.function_account
 }
 
-locals {
-  # Names that one account gives before the other has what they name. What can be referred to is referred to.
-  reader_arn    = "arn:${data.aws_partition.current.partition}:iam::${var.source_account}:role/copy-objects-reader"
-  forwarder_arn = "arn:${data.aws_partition.current.partition}:iam::${var.source_account}:role/copy-objects-forwarder"
-}
-
 output "destination_bucket" {
   value = aws_s3_bucket.destination.bucket
 }

@@ -18,7 +18,7 @@ resource "aws_s3_bucket_notification" "source" {
   eventbridge = true
 }
 
-# What the function assumes. Its name is fixed, because the function's account names it before it exists.
+# What the function assumes.
 resource "aws_iam_role" "reader" {
   provider           = aws.source_account
   name               = "copy-objects-reader"
