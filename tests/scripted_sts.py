@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +14,14 @@ from typing import Any, Self
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
+CALLER = "arn:aws:sts::111111111111:assumed-role/orders-fn/orders-fn"
+
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, str]], tuple[int, str] | None]
 
 
 def refuse(code: str, message: str, status: int = 403) -> Answer:
     """Answer with an error as STS words it."""
-    body = (
-        f'<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>'
-        f"<Code>{code}</Code><Message>{escape(message)}</Message></Error><RequestId>r-1</RequestId></ErrorResponse>"
-    )
-    return lambda _handler, _call: (status, body)
+    return lambda _handler, _call: (status, _error(code, message))
 
 
 THROTTLE = refuse("Throttling", "Rate exceeded", 400)
@@ -57,18 +56,14 @@ def slowly(seconds: float) -> Answer:
 
 def serve(handler: BaseHTTPRequestHandler, call: dict[str, str]) -> tuple[int, str]:
     """Answer as STS does when all is well."""
-    if call["Action"] == "GetCallerIdentity":
-        return 200, _result("GetCallerIdentity", "<Arn>arn:aws:sts::222222222222:assumed-role/a/b</Arn>")
-    return issue(call)
+    return handler.server.sts.serve(_signer(handler), call)  # type: ignore[attr-defined]
 
 
 def issue(
     call: dict[str, str], *, assumed_arn: str | None = None, number: int = 0, ahead_seconds: float = 0
 ) -> tuple[int, str]:
     """Return the answer that issues credentials, for the role asked for unless told otherwise."""
-    _, partition, _, _, account, resource = call["RoleArn"].split(":", 5)
-    name = resource.rpartition("/")[2]
-    arn = assumed_arn or f"arn:{partition}:sts::{account}:assumed-role/{name}/{call['RoleSessionName']}"
+    arn = assumed_arn or _assumed_role_arn(call)
     expiration = datetime.now(UTC) + timedelta(seconds=int(call["DurationSeconds"]) + ahead_seconds)
     return 200, _result(
         "AssumeRole",
@@ -77,6 +72,23 @@ def issue(
         f"<SessionToken>issued-session-token</SessionToken><Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
         f"</Credentials>",
     )
+
+
+def _error(code: str, message: str) -> str:
+    return (
+        f'<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type>'
+        f"<Code>{code}</Code><Message>{escape(message)}</Message></Error><RequestId>r-1</RequestId></ErrorResponse>"
+    )
+
+
+def _assumed_role_arn(call: dict[str, str]) -> str:
+    _, partition, _, _, account, resource = call["RoleArn"].split(":", 5)
+    name = resource.rpartition("/")[2]
+    return f"arn:{partition}:sts::{account}:assumed-role/{name}/{call['RoleSessionName']}"
+
+
+def _signer(handler: BaseHTTPRequestHandler) -> str:
+    return handler.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
 
 
 def _result(action: str, content: str) -> str:
@@ -92,29 +104,43 @@ class ScriptedSTS:
     def __init__(self, url: str) -> None:
         self.url = url
         self.script: list[Answer] = []
-        self.calls: list[dict[str, str]] = []
-        self.user_agents: list[str] = []
-        self.signers: list[str] = []
-        """The access key of each request, empty where it was not signed."""
+        self.always: Answer | None = None
+        self.instead: dict[str, Answer] = {}
+        """What is answered to one action; to requests that are not signed, under ``unsigned``."""
         self.ahead_seconds = 0.0
         """How far the clock of the callers is ahead of this process's."""
-        self.always: Answer | None = None
+        self.calls: list[dict[str, str]] = []
+        self.actions: list[str] = []
+        self.signers: list[str] = []
+        """The access key of each request, empty where it was not signed."""
+        self.user_agents: list[str] = []
+        self._numbers = itertools.count(1)
+        self._issued: dict[str, str] = {}
 
     def count(self, action: str = "AssumeRole") -> int:
         """Return how many requests of one action have come in."""
-        return sum(call["Action"] == action for call in self.calls)
+        return self.actions.count(action)
 
     def answer(self, handler: BaseHTTPRequestHandler, call: dict[str, str]) -> tuple[int, str] | None:
+        signer = _signer(handler)
+        action = call["Action"] if signer else "unsigned"
         self.calls.append(call)
+        self.actions.append(action)
+        self.signers.append(signer)
         self.user_agents.append(handler.headers.get("User-Agent", ""))
-        self.signers.append(handler.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0])
         if self.script:
             return self.script.pop(0)(handler, call)
-        if self.always is not None:
-            return self.always(handler, call)
-        if call["Action"] == "AssumeRole":
-            return issue(call, number=self.count(), ahead_seconds=self.ahead_seconds)
-        return serve(handler, call)
+        return (self.always or self.instead.get(action) or serve)(handler, call)
+
+    def serve(self, signer: str, call: dict[str, str]) -> tuple[int, str]:
+        if not signer:
+            return 403, _error("MissingAuthenticationToken", "Request is missing Authentication Token")
+        if call["Action"] == "GetCallerIdentity":
+            arn = self._issued.get(signer, CALLER)
+            return 200, _result("GetCallerIdentity", f"<Arn>{arn}</Arn><Account>{arn.split(':')[4]}</Account>")
+        number = next(self._numbers)
+        self._issued[f"ASIA{number}"] = _assumed_role_arn(call)
+        return issue(call, number=number, ahead_seconds=self.ahead_seconds)
 
 
 @contextmanager
@@ -141,7 +167,7 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.closing = threading.Event()  # type: ignore[attr-defined]
-    sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")
+    sts = server.sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

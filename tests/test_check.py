@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
 from pathlib import Path
 
 import pytest
-from check_sts import CALLER, CheckSTS, Dropped, Refusal
+from scripted_sts import CALLER, drop, hang, refuse, scripted_sts
 
 from xacct_lambda import check
 from xacct_lambda.__main__ import main
@@ -18,16 +17,23 @@ from xacct_lambda.exceptions import ConfigurationError
 ROLE = "arn:aws:iam::222222222222:role/teams/orders/OrdersReader"
 DENIED = f"User: {CALLER} is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
 PROVIDER = "arn:aws:iam::aws:contextProvider/IdentityCenter"
-SECRETS = ("callers-secret", "callers-token", "AKIACALLER", "issued-secret", "issued-token", "our-id", "ASIA")
+SECRETS = (
+    "callers-secret",
+    "callers-token",
+    "AKIACALLER",
+    "issued-secret-key",
+    "issued-session-token",
+    "our-id",
+    "ASIA",
+)
 
 
 @pytest.fixture
 def sts(monkeypatch):
-    server = CheckSTS()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "callers-token")
-    yield server
-    server.close()
+    with scripted_sts() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_SESSION_TOKEN", "callers-token")
+        yield server
 
 
 def titles(printed: str) -> dict[str, str]:
@@ -64,14 +70,11 @@ def test_report(sts, capsys):
 def test_one_assume_role_call(sts):
     """The check takes one AssumeRole call."""
     main(["check", "--role-arn", ROLE])
-    assert sts.calls == {"unsigned": 1, "GetCallerIdentity": 2, "AssumeRole": 1}
+    assert sorted(sts.actions) == ["AssumeRole", "GetCallerIdentity", "GetCallerIdentity", "unsigned"]
 
 
-def test_options_reach_sts(sts, monkeypatch):
+def test_options_reach_sts(sts):
     """Every option of assumed_session has a flag, and what the flags say is what STS is asked."""
-    asked = []
-    answer = sts.answer
-    monkeypatch.setattr(sts, "answer", lambda request, signer: asked.append(request) or answer(request, signer))
     arguments = {
         "--role-session-name": "try",
         "--external-id": "our-id",
@@ -88,7 +91,7 @@ def test_options_reach_sts(sts, monkeypatch):
     flat = [text for pair in arguments.items() for text in pair]
     assert arguments.keys() == check._OPTIONS.keys()
     assert main(["check", "--role-arn", ROLE, *flat]) == 0
-    (request,) = (request for request in asked if request["Action"] == "AssumeRole")
+    (request,) = (request for request in sts.calls if request["Action"] == "AssumeRole")
     assert {name: value for name, value in request.items() if name not in {"Action", "Version"}} == {
         "RoleArn": ROLE,
         "RoleSessionName": "try",
@@ -116,40 +119,40 @@ def test_profile(sts, capsys, monkeypatch, tmp_path):
 
 REFUSALS = {
     "no identity-based policy": (
-        Refusal("AccessDenied", f"{DENIED} because no identity-based policy allows the sts:AssumeRole action"),
+        refuse("AccessDenied", f"{DENIED} because no identity-based policy allows the sts:AssumeRole action"),
         "STS found no policy of the caller (account 111111111111) that allows it",
     ),
     "trust policy": (
-        Refusal("AccessDenied", f"{DENIED} because no resource-based policy allows the sts:AssumeRole action"),
+        refuse("AccessDenied", f"{DENIED} because no resource-based policy allows the sts:AssumeRole action"),
         "the role's trust policy (account 222222222222) does not allow it",
     ),
-    "no reason": (Refusal("AccessDenied", DENIED), "and STS does not say why"),
+    "no reason": (refuse("AccessDenied", DENIED), "and STS does not say why"),
     "session tags": (
-        Refusal("AccessDenied", DENIED.replace("sts:AssumeRole", "sts:TagSession")),
+        refuse("AccessDenied", DENIED.replace("sts:AssumeRole", "sts:TagSession")),
         "Both sides must allow sts:TagSession",
     ),
     "Region": (
-        Refusal("RegionDisabledException", "STS is not activated in this region for account:222222222222."),
+        refuse("RegionDisabledException", "STS is not activated in this region for account:222222222222."),
         "Account 222222222222 must activate STS in it",
     ),
     "duration": (
-        Refusal(
+        refuse(
             "ValidationError",
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
             status=400,
         ),
         "duration_seconds may be 3600 at most",
     ),
-    "throttling": (Refusal("Throttling", "Rate exceeded", status=400), "too many calls"),
-    "5xx": (Refusal("InternalFailure", "", status=500), "a fault on its side"),
-    "dropped": (Dropped(), "A function in a VPC needs a route"),
+    "throttling": (refuse("Throttling", "Rate exceeded", status=400), "too many calls"),
+    "5xx": (refuse("InternalFailure", "", status=500), "a fault on its side"),
+    "dropped": (drop, "A function in a VPC needs a route"),
 }
 
 
 @pytest.mark.parametrize(("refusal", "said"), REFUSALS.values(), ids=REFUSALS)
 def test_refusal(sts, capsys, refusal, said):
     """A refusal ends the check with the diagnosis and status 1, below what went well."""
-    sts.refusals["AssumeRole"] = refusal
+    sts.instead["AssumeRole"] = refusal
     assert main(["check", "--role-arn", ROLE]) == 1
     printed = capsys.readouterr().out
     assert list(titles(printed)) == ["credentials", "reach STS", "who am I", "assume role"]
@@ -159,7 +162,7 @@ def test_refusal(sts, capsys, refusal, said):
 
 def test_refusal_in_the_report(sts, capsys):
     """With ``--json`` the diagnosis is there with the error's class and code."""
-    sts.refusals["AssumeRole"] = Refusal("AccessDenied", DENIED)
+    sts.instead["AssumeRole"] = refuse("AccessDenied", DENIED)
     assert main(["check", "--role-arn", ROLE, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["steps"][-1]["ok"]) == (False, False)
@@ -169,7 +172,7 @@ def test_refusal_in_the_report(sts, capsys):
 
 def test_callers_credentials_have_expired(sts, capsys):
     """STS is reached with any credentials; who the caller is takes valid ones."""
-    sts.refusals["GetCallerIdentity"] = Refusal("ExpiredToken", "The security token included in the request is expired")
+    sts.instead["GetCallerIdentity"] = refuse("ExpiredToken", "The security token included in the request is expired")
     assert main(["check", "--role-arn", ROLE]) == 1
     printed = capsys.readouterr().out
     assert titles(printed)["who am I"] == "no"
@@ -178,29 +181,25 @@ def test_callers_credentials_have_expired(sts, capsys):
 
 def test_caller_may_not_ask(sts, capsys):
     """A VPC endpoint that lets AssumeRole pass alone is no reason to stop; nor does one then know who one is."""
-    sts.refusals["GetCallerIdentity"] = Refusal("AccessDenied", "no")
+    sts.instead["GetCallerIdentity"] = refuse("AccessDenied", "no")
     assert main(["check", "--role-arn", ROLE]) == 0
     answers = titles(capsys.readouterr().out)
     assert answers["who am I"] == answers["who am I then"] == "unknown: GetCallerIdentity is denied"
 
 
-@pytest.mark.parametrize("failure", [Dropped(), Refusal("ServiceUnavailable", "", status=503)], ids=["dropped", "5xx"])
+@pytest.mark.parametrize("failure", [drop, refuse("ServiceUnavailable", "", status=503)], ids=["dropped", "5xx"])
 def test_sts_is_out_of_reach(sts, capsys, failure):
     """An STS that does not answer what is not signed is out of reach, and nobody asks further."""
-    sts.refusals["unsigned"] = failure
+    sts.instead["unsigned"] = failure
     assert main(["check", "--role-arn", ROLE]) == 1
     assert titles(capsys.readouterr().out)["reach STS"] == "no"
-    assert sts.calls == {"unsigned": 1}
+    assert sts.actions == ["unsigned"]
 
 
 def test_sts_hangs(sts, capsys):
     """A network that swallows packets costs a second, not Lambda's whole time-out."""
-    release = threading.Event()
-    sts.during = release.wait
-    try:
-        assert main(["check", "--role-arn", ROLE, "--json"]) == 1
-    finally:
-        release.set()
+    sts.always = hang
+    assert main(["check", "--role-arn", ROLE, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["error"]["code"] == "ReadTimeoutError"
     assert report["steps"][-1]["seconds"] < 3
@@ -212,7 +211,7 @@ def test_no_credentials(sts, capsys, monkeypatch):
         monkeypatch.delenv(name)
     assert main(["check", "--role-arn", ROLE]) == 1
     assert "Unable to locate credentials" in capsys.readouterr().out
-    assert sts.calls == {}
+    assert sts.actions == []
 
 
 @pytest.mark.parametrize(
@@ -230,7 +229,7 @@ def test_mistakes_on_the_command_line(sts, capsys, arguments, said):
     assert printed.out == ""
     assert printed.err.startswith("xacct-lambda check: ")
     assert said in printed.err
-    assert sts.calls == {}
+    assert sts.actions == []
 
 
 def test_tag_without_value(capsys):
@@ -246,7 +245,7 @@ def test_no_secret_is_printed(sts, capsys, caplog, form, refusal):
     """Keys, tokens and the external ID are in neither the output nor the library's log, not even at DEBUG."""
     caplog.set_level("DEBUG", logger="xacct_lambda")
     if refusal is not None:
-        sts.refusals["AssumeRole"] = refusal
+        sts.instead["AssumeRole"] = refusal
     main(["check", "--role-arn", ROLE, "--external-id", "our-id", *form])
     logged = [record.getMessage() for record in caplog.records if record.name.startswith("xacct_lambda")]
     printed = "".join([*capsys.readouterr(), *logged])
@@ -255,7 +254,7 @@ def test_no_secret_is_printed(sts, capsys, caplog, form, refusal):
 
 def test_external_id_that_sts_quotes(sts, capsys):
     """An external ID that STS quotes is not printed either."""
-    sts.refusals["AssumeRole"] = Refusal(
+    sts.instead["AssumeRole"] = refuse(
         "ValidationError", "Value 'our-id' at 'externalId' failed to satisfy constraint: x"
     )
     assert main(["check", "--role-arn", ROLE, "--external-id", "our-id"]) == 1
@@ -291,7 +290,7 @@ def test_documented_runs(sts, capsys, line, output):
 
     if "AssumeRoleError" in output:
         refused = re.search(r"STS said: (.*) \(AccessDenied\)", output)
-        sts.refusals["AssumeRole"] = Refusal("AccessDenied", refused[1])
+        sts.instead["AssumeRole"] = refuse("AccessDenied", refused[1])
     main(shlex.split(line))
     printed = capsys.readouterr().out.replace(sts.url, "https://sts.eu-west-1.amazonaws.com")
     assert timeless(printed) == timeless(output)

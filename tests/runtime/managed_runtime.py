@@ -76,10 +76,11 @@ class Answer(NamedTuple):
 class Invocation:
     """An event on its way: handed to the function when it asks for the next, answered some time after."""
 
-    def __init__(self, number: int, event: Any, seconds: float) -> None:
+    def __init__(self, number: int, event: Any, seconds: float, tenant_id: str | None) -> None:
         self.request_id = f"request-{number}"
         self.event = event
         self.seconds = seconds
+        self.tenant_id = tenant_id
         self.handed_at = 0.0
         self.handed = threading.Event()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
@@ -119,16 +120,16 @@ class RuntimeAPI:
         self._events: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
         self._invocations: dict[str, Invocation] = {}
 
-    def send(self, event: Any, *, seconds: float = 3) -> Invocation:
+    def send(self, event: Any, *, seconds: float = 3, tenant_id: str | None = None) -> Invocation:
         """Send an event, and wait for nothing; by default with the time-out that a new function has."""
-        invocation = Invocation(len(self._invocations) + 1, event, seconds)
+        invocation = Invocation(len(self._invocations) + 1, event, seconds, tenant_id)
         self._invocations[invocation.request_id] = invocation
         self._events.put(invocation)
         return invocation
 
-    def invoke(self, event: Any, *, seconds: float = 3) -> Answer:
+    def invoke(self, event: Any, *, seconds: float = 3, tenant_id: str | None = None) -> Answer:
         """Send an event, and wait for the answer."""
-        return self.send(event, seconds=seconds).answer()
+        return self.send(event, seconds=seconds, tenant_id=tenant_id).answer()
 
     def get(self, path: str) -> tuple[dict[str, str], Any] | None:
         if path == f"{_API}/restore/next":
@@ -140,7 +141,8 @@ class RuntimeAPI:
         if invocation is None:
             return None
         invocation.hand()
-        return {
+        of_the_tenant = {"Lambda-Runtime-Aws-Tenant-Id": invocation.tenant_id} if invocation.tenant_id else {}
+        return of_the_tenant | {
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
             "Lambda-Runtime-Deadline-Ms": str(round((time.time() + self.ahead_seconds + invocation.seconds) * 1000)),
             "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:111111111111:function:read-orders",

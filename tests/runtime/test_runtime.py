@@ -233,6 +233,27 @@ def test_check_as_a_handler(start: Start, sts: ScriptedSTS) -> None:
     assert report["ok"]
 
 
+def test_tenant_isolation(start: Start, sts: ScriptedSTS) -> None:
+    """In tenant isolation mode the tenant is read off Lambda's context, and an event without one assumes no role."""
+    source = """
+        from xacct_lambda import assume_role
+        from xacct_lambda.events import role_for, tenant_id
+        @assume_role(
+            role_for("arn:aws:iam::222222222222:role/tenant/{tenant}", tenant=tenant_id()),
+            allowed_roles=["arn:aws:iam::222222222222:role/tenant/*"],
+            clients=["sts"],
+        )
+        def lambda_handler(event, context, *, sts):
+            return sts.get_caller_identity()["Arn"]
+        """
+    with start(source) as function:
+        served, refused = function.invoke({}, tenant_id="blue"), function.invoke({})
+
+    assert served.content == "arn:aws:sts::222222222222:assumed-role/blue/read-orders"
+    assert refused.content["errorType"] == "ConfigurationError"
+    assert sts.count() == 1
+
+
 def test_layers_are_off_the_path_with_pythonpath(start: Start, image: Image, tmp_path: Path) -> None:
     """A function that sets ``PYTHONPATH`` does not find the layer, unless it names the layer's folder itself."""
     with start(README_HANDLER, PYTHONPATH=str(tmp_path)) as function:
