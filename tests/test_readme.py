@@ -15,7 +15,7 @@ from xacct_lambda import _demo, cache_info
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("**/*.md"))]
 
 
 def blocks(text: str, language: str) -> list[str]:
