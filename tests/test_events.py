@@ -6,12 +6,15 @@ import asyncio
 import gc
 import os
 import re
+import signal
+import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import ROLE, Clock, FakeSTS
@@ -19,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_sts import ScriptedSTS, scripted_sts
 
-from xacct_lambda import _sessions, assume_role, assumed_session, cache_info, cache_resize
+from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._sessions import SessionCache
 from xacct_lambda.events import api_caller_account, event_field, eventbridge_account, role_for, tenant_id
@@ -233,24 +236,6 @@ def test_no_tenant_gets_anothers_session_under_threads(sts: FakeSTS) -> None:
         assert [tenant_of(session) for session in sessions] == tenants
 
 
-def test_no_tenant_gets_anothers_credentials_under_threads(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials are fetched, evicted and fetched again under threads, and are always those of the tenant's tags."""
-    real = sts.assume_role
-    issued: dict[str, str] = {}
-
-    def assume(source: Any, request: Any, config: Any) -> Any:
-        credentials = real(source, request, config)
-        issued[credentials.frozen.token] = dict(request.tags)["tenant"]
-        return credentials
-
-    monkeypatch.setattr(sts, "assume_role", assume)
-    tenants = [str(number % 20) for number in range(1000)]
-
-    with ThreadPoolExecutor(16) as pool:
-        tokens = pool.map(lambda tenant: of_tenant({"tenant": tenant}, None).get_credentials().token, tenants)
-        assert [issued[token] for token in tokens] == tenants
-
-
 def test_no_tenant_gets_anothers_session_among_tasks(sts: FakeSTS) -> None:
     """Interleaved tasks of one event loop keep each its own tenant."""
 
@@ -263,6 +248,111 @@ def test_no_tenant_gets_anothers_session_among_tasks(sts: FakeSTS) -> None:
         return await asyncio.gather(*(handler({"tenant": str(number)}, None) for number in range(50)))
 
     assert asyncio.run(all_tenants()) == [str(number) for number in range(50)]
+
+
+@pytest.fixture
+def tenant_of_token(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """For whom each session token was issued, as the STS that issued it knows."""
+    issue = sts.assume_role
+    issued: dict[str, str] = {}
+    numbering = threading.Lock()
+
+    def assume(source: Any, request: Any, config: Any) -> Any:
+        with numbering:
+            credentials = issue(source, request, config)
+        issued[credentials.frozen.token] = dict(request.tags)["tenant"]
+        return credentials
+
+    monkeypatch.setattr(sts, "assume_role", assume)
+    return issued
+
+
+@assume_role(ROLE, clients=["s3"], tags=lambda event, context: {"tenant": event["tenant"]})
+def client_of_tenant(event, context, *, s3):
+    return s3
+
+
+def token_signed_with(client: Any) -> str:
+    url = client.generate_presigned_url("get_object", {"Bucket": "orders", "Key": "1"})
+    query = parse_qs(urlsplit(url).query)
+    return query[next(name for name in query if name.lower() == "x-amz-security-token")][0]
+
+
+def test_each_client_signs_as_its_own_tenant_under_threads(tenant_of_token: dict[str, str]) -> None:
+    """12 tenants in 16 threads through room for 5: whatever is evicted, a request bears its tenant's token."""
+    tenants = [str(number * 5 % 12) for number in range(200)]
+
+    with ThreadPoolExecutor(16) as pool:
+        tokens = pool.map(lambda tenant: token_signed_with(client_of_tenant({"tenant": tenant}, None)), tenants)
+        assert [tenant_of_token[token] for token in tokens] == tenants
+
+
+def test_each_client_signs_as_its_own_tenant_among_tasks(tenant_of_token: dict[str, str]) -> None:
+    """A task that waits between two requests, while clients are evicted and made, signs both as its own tenant."""
+
+    @assume_role(ROLE, clients=["s3"], tags=lambda event, context: {"tenant": event["tenant"]})
+    async def handler(event, context, *, s3):
+        first = token_signed_with(s3)
+        await asyncio.sleep(0)
+        second = await asyncio.to_thread(token_signed_with, s3)
+        return {tenant_of_token[first], tenant_of_token[second]}
+
+    async def all_tenants() -> list[set[str]]:
+        return await asyncio.gather(*(handler({"tenant": str(number)}, None) for number in range(30)))
+
+    assert asyncio.run(all_tenants()) == [{str(number)} for number in range(30)]
+
+
+def test_each_client_signs_as_its_own_tenant_after_it_was_evicted(
+    tenant_of_token: dict[str, str], clock: Clock
+) -> None:
+    """Clients that are kept while their sessions make room sign as their own tenant, renewals included."""
+    clients = {str(number): client_of_tenant({"tenant": str(number)}, None) for number in range(12)}
+
+    for _ in range(3):
+        assert all(tenant_of_token[token_signed_with(client)] == tenant for tenant, client in clients.items())
+        clock.advance(3000)
+
+
+def test_each_client_signs_as_its_own_tenant_while_the_cache_is_cleared(tenant_of_token: dict[str, str]) -> None:
+    """Clearing and resizing in the middle of events costs calls, and gives no tenant another's client."""
+    tenants = [str(number * 5 % 12) for number in range(120)]
+
+    def event(number: int) -> str:
+        if number % 10 == 0:
+            cache_clear()
+        if number % 25 == 0:
+            cache_resize(max_roles=3, max_sessions=3)
+        return token_signed_with(client_of_tenant({"tenant": tenants[number]}, None))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert [tenant_of_token[token] for token in pool.map(event, range(120))] == tenants
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking with threads, which is the point
+def test_each_client_signs_as_its_own_tenant_after_a_fork(tenant_of_token: dict[str, str]) -> None:
+    """A child that is forked in the middle of other threads' events is not stuck, and signs as the tenant it is for."""
+    stop = threading.Event()
+
+    def busy(number: int) -> None:
+        while not stop.is_set():
+            client_of_tenant({"tenant": str(number)}, None)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(busy, number)
+        statuses = []
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:  # pragma: no cover - in the child
+                signal.alarm(20)
+                token = token_signed_with(client_of_tenant({"tenant": "9"}, None))
+                os._exit(0 if tenant_of_token[token] == "9" else 1)
+            statuses.append(os.waitpid(child, 0)[1])
+        stop.set()
+
+    assert statuses == [0] * 5
 
 
 @pytest.fixture

@@ -355,6 +355,35 @@ def test_mappings_need_not_be_dictionaries() -> None:
     )
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", ["x" * 6_000_000, ["x" * 6_000_000], {"x" * 6_000_000: 1}, nested(100_000)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda value: {"role_arn": value},
+        lambda value: {"role_session_name": value},
+        lambda value: {"source_identity": value},
+        lambda value: {"external_id": value},
+        lambda value: {"duration_seconds": value},
+        lambda value: {"policy_arns": [value] if isinstance(value, str) else value},
+        lambda value: {"tags": {value if isinstance(value, str) else "tenant": value}},
+        lambda value: {"transitive_tag_keys": [value] if isinstance(value, str) else value},
+    ],
+)
+def test_messages_stay_short_whatever_an_event_holds(arguments: Any, value: Any) -> None:
+    """A value of six megabytes, or nested beyond the stack, is refused in a few hundred characters."""
+    with pytest.raises(ConfigurationError) as caught:
+        assume_role_request(**{"role_arn": ROLE} | arguments(value))
+
+    assert len(str(caught.value)) < 1000
+
+
 class Liar(str):
     """A string that claims to be equal to all others, to be short, and to read differently."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,10 @@ _POLICY_ARN: Final = re.compile(
 _SESSION_NAME: Final = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 _EXTERNAL_ID: Final = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _EXTRA_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9]*", re.ASCII)
+
+# What an event holds may be megabytes, or nested as deep as the stack: a message shows so much of it.
+_shown: Final = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 200
 
 _ROLE_ARN_LENGTH: Final = range(20, 2049)
 _DURATION: Final = range(900, 43201)
@@ -162,12 +167,14 @@ def role_arn_parts(role_arn: str) -> tuple[str, str, str, str]:
     """
     match = _ROLE_ARN.fullmatch(role_arn) if isinstance(role_arn, str) else None
     if match is None or len(match[0]) not in _ROLE_ARN_LENGTH:
-        raise ConfigurationError("role_arn", f"{role_arn!r} is not the ARN of a role. {_arn_advice(role_arn)}")
+        raise ConfigurationError(
+            "role_arn", f"{_shown.repr(role_arn)} is not the ARN of a role. {_arn_advice(role_arn)}"
+        )
     return match[0], match["partition"], match["account"], match["path"] + match["name"]
 
 
 def _arn_advice(role_arn: object) -> str:
-    text = str(role_arn)
+    text = role_arn if isinstance(role_arn, str) else ""
     session = re.fullmatch(r"arn:(aws[a-z-]*):sts::([0-9]{12}):assumed-role/([\w+=,.@-]+)/.*", text, re.ASCII)
     if session:
         return (
@@ -183,7 +190,7 @@ def _arn_advice(role_arn: object) -> str:
 def _matching(argument: str, value: str, pattern: re.Pattern[str], rule: str) -> str:
     match = pattern.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ConfigurationError(argument, f"{value!r} is refused by STS, which takes {rule}")
+        raise ConfigurationError(argument, f"{_shown.repr(value)} is refused by STS, which takes {rule}")
     return match[0]
 
 
@@ -200,7 +207,7 @@ def _duration(value: int | timedelta) -> int:
     if isinstance(value, bool) or not isinstance(value, int | timedelta) or seconds not in _DURATION:
         raise ConfigurationError(
             "duration_seconds",
-            f"{value!r} is refused by STS, which takes whole seconds from {_DURATION[0]} to {_DURATION[-1]} "
+            f"{_shown.repr(value)} is refused by STS, which takes whole seconds from {_DURATION[0]} to {_DURATION[-1]} "
             "(at most 3600 where the caller is itself an assumed role, as every Lambda function is)",
         )
     return int(seconds)
@@ -252,12 +259,12 @@ def _tags(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     if not isinstance(values, Mapping):
         raise ConfigurationError("tags", "a mapping of tag keys to values is needed")
     pairs = [
-        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {key!r}", value, _TAG_VALUE_LENGTH))
+        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {_shown.repr(key)}", value, _TAG_VALUE_LENGTH))
         for key, value in values.items()
     ]
     for key, _ in pairs:
         if key.lower().startswith("aws:"):
-            raise ConfigurationError("tags", f"{key!r}: keys that start with 'aws:' are AWS's own")
+            raise ConfigurationError("tags", f"{_shown.repr(key)}: keys that start with 'aws:' are AWS's own")
     if len(pairs) > _TAGS:
         raise ConfigurationError("tags", f"{len(pairs)} tags; STS takes at most {_TAGS}")
     if len({key.lower() for key, _ in pairs}) < len(pairs):
@@ -282,7 +289,7 @@ def _transitive_tag_keys(values: Iterable[str], tags: Mapping[str, str]) -> tupl
     keys = strings("transitive_tag_keys", values)
     for key in keys:
         if key not in tags:
-            raise ConfigurationError("transitive_tag_keys", f"{key!r} is not among the tags")
+            raise ConfigurationError("transitive_tag_keys", f"{_shown.repr(key)} is not among the tags")
     return keys
 
 
