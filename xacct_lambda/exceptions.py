@@ -78,7 +78,7 @@ def _rebuild(kind: type[_STSError], message: str, role_arn: str, response: Mappi
 class AssumeRoleError(_STSError):
     """STS answered, and the answer is no (or not the role that was asked for).
 
-    Also a :class:`botocore.exceptions.ClientError`: code that catches that, and reads ``response["Error"]["Code"]``,
+    Also a ``botocore.exceptions.ClientError``: code that catches that, and reads ``response["Error"]["Code"]``,
     needs no change.
     """
 
@@ -87,7 +87,7 @@ class STSUnavailableError(_STSError):
     """STS gave no usable answer: no route, a time-out, throttling, a server-side failure. Trying again may succeed.
 
     Raised only when there are no valid credentials left to serve. It is a
-    :class:`botocore.exceptions.ClientError` too, since throttling and 5xx answers were one before; where STS did not
+    ``botocore.exceptions.ClientError`` too, since throttling and 5xx answers were one before; where STS did not
     answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``) and ``__cause__`` holds it.
     """
 
