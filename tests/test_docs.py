@@ -46,7 +46,7 @@ PROGRAMS = {
     "sha256sum",
     "terraform",
 }
-PROGRAMS |= {"unzip", "zip"}
+PROGRAMS |= {"npm", "unzip", "zip"}
 MODULES = {"build", "pip", "pytest", "sphinx", "tests.benchmarks", "twine", "venv"}
 
 
