@@ -9,7 +9,7 @@ project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 release = version = xacct_lambda.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx"]
-exclude_patterns = ["examples/**"]
+exclude_patterns = ["**/.*"]  # what tests and builds leave behind in examples/
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
