@@ -49,7 +49,7 @@ PROGRAMS = {
     "terraform",
 }
 PROGRAMS |= {"npm", "unzip", "zip"}
-MODULES = {"build", "pip", "pytest", "sphinx", "tests.benchmarks", "twine", "venv"}
+MODULES = {"build", "pip", "pytest", "sphinx", "twine", "venv", "xacct_lambda"}
 
 
 class Block(NamedTuple):
@@ -135,7 +135,8 @@ def _check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     program = command[0].rpartition("/")[2]
     if program in {"python", "python3"} and command[1] == "-m":
         program = command[2]
-        assert program in MODULES | {"xacct_lambda"}, command
+        path = PROJECT / program.replace(".", "/")
+        assert program in MODULES or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
         command = command[2:]
     elif program in {"python", "python3"}:
         compile(command[command.index("-c") + 1], "-c", "exec")
