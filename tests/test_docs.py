@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ EXTRAS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["opt
 # Programs of pages that are not this project's; of these no more is checked than that they are meant.
 PROGRAMS = {"aws", "docker", "gh", "git", "npm", "sam", "terraform"}
 PROGRAMS |= {"cd", "cp", "curl", "echo", "grep", "ls", "mkdir", "rm", "sha256sum", "unzip", "zip"}
-MODULES = {"build", "pip", "pytest", "sphinx", "twine", "venv", "xacct_lambda"}
+MODULES = {"build", "pip", "pytest", "sphinx", "twine", "xacct_lambda"}
 
 
 class Block(NamedTuple):
@@ -109,7 +110,7 @@ def calls_what_exists(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _split_at(commands: list[list[str]], word: str) -> list[list[str]]:
-    return [*commands, []] if word in {"&&", "||", "|", ";"} else [*commands[:-1], [*commands[-1], word]]
+    return [*commands, []] if word in {"&&", "||", "|", ";", "(", ")"} else [*commands[:-1], [*commands[-1], word]]
 
 
 def _check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,13 +118,14 @@ def _check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         command = command[1:]
     if not command:
         return
-    program = command[0].rpartition("/")[2]
-    if program in {"python", "python3"} and command[1] == "-m":
+    program = re.sub(r"^python[\d.]*$", "python", command[0].rpartition("/")[2])
+    if program == "python" and command[1] == "-m":
         program = command[2]
         path = PROJECT / program.replace(".", "/")
-        assert program in MODULES or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
+        known = program in MODULES | sys.stdlib_module_names
+        assert known or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
         command = command[2:]
-    elif program in {"python", "python3"}:
+    elif program == "python":
         compile(command[command.index("-c") + 1], "-c", "exec")
     else:
         assert program in PROGRAMS | {"pip", "pytest", "run", "xacct-lambda"}, command
