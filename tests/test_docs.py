@@ -125,8 +125,10 @@ def _check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         known = program in MODULES | sys.stdlib_module_names
         assert known or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
         command = command[2:]
-    elif program == "python":
+    elif program == "python" and "-c" in command:
         compile(command[command.index("-c") + 1], "-c", "exec")
+    elif program == "python":
+        assert (PROJECT / command[1]).exists(), command
     else:
         assert program in PROGRAMS | {"pip", "pytest", "run", "xacct-lambda"}, command
     if program == "pip":
