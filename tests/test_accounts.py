@@ -128,6 +128,38 @@ def test_options_hold_for_all_roles_and_may_depend_on_the_role(sts: PickySTS) ->
         assert session is assumed_session(role_arn, duration_seconds=900, external_id=f"id-{role_arn[13:25]}")
 
 
+def test_roles_from_outside_are_held_to_the_allowed_ones(sts: PickySTS) -> None:
+    """With ``allowed_roles`` a role that matches no pattern fails without a call, and costs no other."""
+    foreign = "arn:aws:iam::999999999999:role/Auditor"
+
+    with pytest.raises(PartialFailureError, match="not among allowed_roles") as caught:
+        assumed_sessions([*ROLES[:2], foreign], allowed_roles=ROLES[:2])
+
+    assert list(caught.value.failures) == [foreign]
+    assert sts.calls == 2
+    with pytest.raises(ConfigurationError, match="literal account"):
+        for_each_account(lambda _session, account_id: account_id, ROLES, allowed_roles=["*"])
+
+
+def test_options_of_a_generator_hold_for_every_role(sts: PickySTS) -> None:
+    """Managed policies out of a generator restrict the second role too, and not the first alone."""
+    arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
+
+    sessions = assumed_sessions(ROLES, policy_arns=(arn for _ in range(1)))
+
+    assert {session._credentials._key.request.policy_arns for session in sessions.values()} == {(arn,)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("option", [{"duration_seconds": 60}, {"external_ids": "x"}, {"region_name": "no region"}])
+def test_an_option_that_is_wrong_for_all_is_raised_once(sts: PickySTS, option: Any) -> None:
+    """An option that is the same for all roles is checked before any is assumed."""
+    with pytest.raises(ConfigurationError) as caught:
+        assumed_sessions(ROLES, return_exceptions=True, **option)
+
+    assert caught.value.argument in option
+    assert sts.calls == 0
+
+
 def test_progress_is_reported_as_it_comes(sts: PickySTS, caplog: pytest.LogCaptureFixture) -> None:
     """The callback gets each ARN with its session or exception, in the calling thread; the log has a record of each."""
     caplog.set_level(logging.DEBUG, logger="xacct_lambda")
@@ -221,6 +253,36 @@ def test_an_interrupt_is_not_a_partial_failure(sts: PickySTS) -> None:
         for_each_account(interrupt, ROLES[:1], return_exceptions=True)
 
 
+def test_an_interrupt_begins_no_more(sts: PickySTS) -> None:
+    """When the progress callback raises, what is under way ends and no further role is begun."""
+    stopped = threading.Event()
+    sts.during = lambda: sts.calls > 1 and stopped.wait(5) and None
+
+    def stop(_role_arn: str, _outcome: Any) -> None:
+        stopped.set()
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        assumed_sessions(ROLES, max_workers=1, progress=stop)
+
+    assert sts.calls < len(ROLES)
+
+
+def test_an_exception_that_is_false_is_a_failure(sts: PickySTS) -> None:
+    """An exception that is false, as an empty collection of errors is, counts as a failure like any other."""
+
+    class Nothing(Exception):  # noqa: N818 - the name of a collection
+        def __len__(self) -> int:
+            return 0
+
+    def visit(_session: boto3.Session, _account_id: str) -> None:
+        raise Nothing
+
+    with pytest.raises(PartialFailureError) as caught:
+        for_each_account(visit, ROLES[:2])
+    assert list(caught.value.failures) == ROLES[:2]
+
+
 @pytest.mark.parametrize("max_workers", [0, 51, True, "8"])
 def test_the_number_of_workers_has_limits(max_workers: Any) -> None:
     """As many as 50 roles at a time, since the STS client has as many connections."""
@@ -229,10 +291,12 @@ def test_the_number_of_workers_has_limits(max_workers: Any) -> None:
     assert caught.value.argument == "max_workers"
 
 
-def test_one_arn_is_not_a_list() -> None:
-    """A string in the place of a list is refused, rather than taken letter by letter."""
+@pytest.mark.parametrize("role_arns", [ROLE, None, 7, [ROLE, None], [[ROLE]], [{}]])
+def test_what_is_no_list_of_arns(sts: PickySTS, role_arns: Any) -> None:
+    """A string in the place of a list is refused, rather than taken letter by letter; so is what an event may hold."""
     with pytest.raises(ConfigurationError, match="a list of ARNs"):
-        assumed_sessions(ROLE)
+        assumed_sessions(role_arns, return_exceptions=True)
+    assert sts.calls == 0
 
 
 def test_no_roles_at_all(sts: PickySTS) -> None:

@@ -100,6 +100,20 @@ def test_values_of_ones_own_are_checked_too() -> None:
         role({"path": "blue/../../Admin"}, CONTEXT)
 
 
+def test_a_string_that_formats_itself_is_taken_by_its_characters() -> None:
+    """A subclass of ``str`` reaches the ARN by its checked characters, not by its own ``__format__``."""
+
+    class Shifty(str):
+        __slots__ = ()
+
+        def __format__(self, spec: str) -> str:
+            return "blue/../../Admin"
+
+    role = role_for("arn:aws:iam::222222222222:role/tenant/{tenant}", tenant=event_field("tenant"))
+
+    assert role({"tenant": Shifty("blue")}, CONTEXT) == "arn:aws:iam::222222222222:role/tenant/blue"
+
+
 @pytest.mark.parametrize(
     ("template", "values"),
     [

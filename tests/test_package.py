@@ -23,7 +23,9 @@ PATH = [
     "__init__",
     "_accounts",
     "_handler",
+    "_allowed_roles",
     "_sessions",
+    "_loader",
     "_credentials",
     "_sts",
     "_diagnosis",
@@ -49,6 +51,13 @@ def imported_by(module: str) -> set[str]:
 def test_calls_travel_downwards(module: str) -> None:
     """Each module of the path of a call imports only modules below it."""
     assert imported_by(module) <= set(PATH[PATH.index(module) + 1 :])
+
+
+def test_the_path_is_the_one_that_is_explained() -> None:
+    """The page on the way of a call lists these modules in this order."""
+    page = (PROJECT / "docs" / "how-a-call-travels.md").read_text()
+
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == PATH[1:]
 
 
 def test_only_one_module_talks_to_aws() -> None:

@@ -355,5 +355,66 @@ def test_mappings_need_not_be_dictionaries() -> None:
     )
 
 
+class Liar(str):
+    """A string that claims to be equal to all others, to be short, and to read differently."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("a")
+
+    def __len__(self) -> int:
+        return 20
+
+    def __str__(self) -> str:
+        return "a"
+
+    def __format__(self, spec: str) -> str:
+        return "a"
+
+    def lower(self) -> str:
+        return "a"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"tags": {"tenant": "a"}}, {"tags": {"tenant": Liar("b")}}),
+        ({"tags": {"a": "1"}}, {"tags": {Liar("b"): "1"}}),
+        ({"external_id": "a-7"}, {"external_id": Liar("b-7")}),
+        ({"role_session_name": "a-7"}, {"role_session_name": Liar("b-7")}),
+        ({"source_identity": "a-7"}, {"source_identity": Liar("b-7")}),
+        ({"policy_arns": ["arn:aws:iam::aws:policy/a"]}, {"policy_arns": [Liar("arn:aws:iam::aws:policy/b")]}),
+        ({"policy": {"Statement": "a"}}, {"policy": {"Statement": Liar("b")}}),
+        ({"extra": {"Novelty": "a"}}, {"extra": {"Novelty": Liar("b")}}),
+    ],
+)
+def test_equality_is_that_of_the_characters(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """A subclass of ``str`` with an equality of its own shares no entry with another value."""
+    first, second = assume_role_request(ROLE, **one), assume_role_request(ROLE, **other)
+
+    assert first != second
+    assert canonical(first.parameters()) != canonical(second.parameters())
+
+
+def test_a_role_is_the_characters_of_its_arn() -> None:
+    """The same for the ARN: what is validated is what is sent, and what tells two requests apart."""
+    request = assume_role_request(Liar(ROLE))
+
+    assert type(request.role_arn) is str
+    assert request == assume_role_request(ROLE)
+    assert request != assume_role_request(Liar(ROLE + "2"))
+
+
+def test_several_policy_arns_that_claim_to_be_equal() -> None:
+    """None of several managed policies is lost to an equality of its own: each takes authority away."""
+    arns = [Liar("arn:aws:iam::aws:policy/a"), Liar("arn:aws:iam::aws:policy/b")]
+
+    assert assume_role_request(ROLE, policy_arns=arns).policy_arns == tuple(map(str.__str__, arns))
+
+
 def canonical(parameters: dict[str, Any]) -> str:
     return json.dumps(parameters, sort_keys=True)

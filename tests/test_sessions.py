@@ -363,6 +363,28 @@ def test_boto3_still_has_what_sessions_are_built_on() -> None:
     assert callable(assumed_session(ROLE).resource("dynamodb").Table("t").batch_writer)
 
 
+def test_a_client_that_is_asked_for_while_a_resource_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that wants a client while another makes a resource of the same session gets the session's one client."""
+    session = assumed_session(ROLE)
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def slowly(*_: Any, **__: Any) -> None:
+        under_way.set()
+        go_on.wait(5)
+
+    monkeypatch.setattr(boto3.Session, "resource", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        resource = pool.submit(session.resource, "dynamodb")
+        under_way.wait(5)
+        client = pool.submit(session.client, "sqs")
+        with pytest.raises(TimeoutError):
+            client.result(0.2)
+        go_on.set()
+        resource.result()
+
+    assert client.result() is session.client("sqs")
+
+
 # --- Bounds and forgetting --------------------------------------------------------------------------------------------
 
 
@@ -397,7 +419,20 @@ def test_the_number_of_roles_is_settable() -> None:
     """``max_roles`` reaches the credential cache."""
     cache_resize(max_roles=3)
 
-    assert _sessions.state.credentials._max_roles == 3
+    assert _sessions.state.credentials.max_roles == 3
+
+
+def test_resizing_leaves_nothing_behind(sts: FakeSTS) -> None:
+    """Sessions made before ``cache_resize`` stay within the one state: no snapshot is taken with their credentials."""
+    session = assumed_session(ROLE)
+    first = token_of(session)
+
+    cache_resize(max_roles=7)
+
+    assert token_of(session) != first
+    assert cache_info().roles == 1
+    _sessions._before_snapshot()
+    assert cache_info().roles == 0
 
 
 def test_clearing_forgets_all(sts: FakeSTS) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 import boto3
 
-from xacct_lambda._handler import AssumeRoleOptions
+from xacct_lambda._allowed_roles import AllowedRoles
+from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, checked_options
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda._sessions import assumed_session
 from xacct_lambda._sts import invocation, no_time_left, seconds_left
@@ -28,6 +29,7 @@ Progress = Callable[[str, Any], None]
 def assumed_sessions(
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: Literal[False] = ...,
     context: object = ...,
@@ -38,15 +40,17 @@ def assumed_sessions(
 def assumed_sessions(
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: bool,
     context: object = ...,
     progress: Progress | None = ...,
     **options: Unpack[AssumeRoleOptions],
 ) -> dict[str, boto3.Session | Exception]: ...
-def assumed_sessions(
+def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for each role are options
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = None,
     max_workers: int = 32,
     return_exceptions: bool = False,
     context: object = None,
@@ -55,10 +59,12 @@ def assumed_sessions(
 ) -> dict[str, Any]:
     """Assume many roles at the same time; return their sessions, credentials at hand, in the order of ``role_arns``.
 
-    One bad role never costs the others. 50 roles take about as long as two after one another.
+    One bad role never costs the others. 50 roles take about as long as four after one another.
 
     Args:
         role_arns: ARNs of the roles; one that stands there twice is assumed once.
+        allowed_roles: ARN patterns as in :func:`assume_role`, for roles that come from outside: one that matches none
+            of them fails, and is not assumed.
         max_workers: How many roles are assumed at a time, 1 to 50.
         return_exceptions: Put the exception of a role that failed in the place of its session, as ``asyncio.gather``
             does, rather than raise.
@@ -71,9 +77,11 @@ def assumed_sessions(
     Raises:
         PartialFailureError: At least one role failed. It lists each with its diagnosis, and holds the sessions of the
             others in ``results``.
-        ConfigurationError: ``max_workers`` is out of range.
+        ConfigurationError: An argument that is the same for all roles breaks a rule.
     """
-    return _for_each(_session_alone, role_arns, max_workers, return_exceptions, context, progress, options)
+    return _for_each(
+        _session_alone, role_arns, allowed_roles, max_workers, return_exceptions, context, progress, options
+    )
 
 
 @overload
@@ -81,6 +89,7 @@ def for_each_account(
     function: Callable[[boto3.Session, str], _Result],
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: Literal[False] = ...,
     context: object = ...,
@@ -92,6 +101,7 @@ def for_each_account(
     function: Callable[[boto3.Session, str], _Result],
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = ...,
     max_workers: int = ...,
     return_exceptions: bool,
     context: object = ...,
@@ -102,6 +112,7 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     function: Callable[[boto3.Session, str], Any],
     role_arns: Iterable[str],
     *,
+    allowed_roles: Iterable[str] | None = None,
     max_workers: int = 32,
     return_exceptions: bool = False,
     context: object = None,
@@ -113,7 +124,7 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     Arguments and errors are those of :func:`assumed_sessions`; what ``function`` raises counts as that role's failure
     and costs no other role.
     """
-    return _for_each(function, role_arns, max_workers, return_exceptions, context, progress, options)
+    return _for_each(function, role_arns, allowed_roles, max_workers, return_exceptions, context, progress, options)
 
 
 def _session_alone(session: boto3.Session, _account_id: str) -> boto3.Session:
@@ -123,6 +134,7 @@ def _session_alone(session: boto3.Session, _account_id: str) -> boto3.Session:
 def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions above
     function: Callable[[boto3.Session, str], Any],
     role_arns: Iterable[str],
+    allowed_roles: Iterable[str] | None,
     max_workers: int,
     return_exceptions: bool,  # noqa: FBT001
     context: object,
@@ -131,42 +143,59 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
 ) -> dict[str, Any]:
     if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= _MAX_WORKERS:
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
-    if isinstance(role_arns, str):
-        raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
+    failures: dict[str, Exception] = {}
+    allowed = AllowedRoles(allowed_roles)
+    checked = checked_options(ANY_ROLE, options)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
-    outcomes: dict[str, Any] = dict.fromkeys(role_arns)
     token = invocation.set(invocation.get() if context is None else context)
+    pool = ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda")
     try:
-        with ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda") as pool:
-            # Each thread sees the invocation, and whatever tracing keeps in context variables.
-            roles = {
-                pool.submit(contextvars.copy_context().run, _visit, function, role_arn, options): role_arn
-                for role_arn in outcomes
-            }
-            for done, future in enumerate(as_completed(roles), 1):
-                role_arn, error = roles[future], future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                outcomes[role_arn] = error or future.result()
-                _logger.debug("%s %s (%d of %d)", role_arn, "failed" if error else "done", done, len(roles))
-                if progress is not None:
-                    progress(role_arn, outcomes[role_arn])
+        # Each thread sees the invocation, and whatever tracing keeps in context variables.
+        roles = {
+            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, allowed, checked): role_arn
+            for role_arn in outcomes
+        }
+        for done, future in enumerate(as_completed(roles), 1):
+            role_arn, error = roles[future], future.exception()
+            if error is None:
+                outcomes[role_arn] = future.result()
+            elif isinstance(error, Exception):
+                outcomes[role_arn] = failures[role_arn] = error
+            else:
+                raise error
+            _logger.debug("%s %s (%d of %d)", role_arn, "done" if error is None else "failed", done, len(roles))
+            if progress is not None:
+                progress(role_arn, outcomes[role_arn])
     finally:
+        # What has not begun when an interrupt or the callback ends the loop is not begun any more.
+        pool.shutdown(cancel_futures=True)
         invocation.reset(token)
-    failed = {role_arn for future, role_arn in roles.items() if future.exception()}
-    if failed and not return_exceptions:
+    if failures and not return_exceptions:
         raise PartialFailureError(
-            results={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failed},
-            failures={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn in failed},
+            results={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failures},
+            failures={role_arn: failures[role_arn] for role_arn in outcomes if role_arn in failures},
         )
     return outcomes
 
 
-def _visit(function: Callable[[boto3.Session, str], Any], role_arn: str, options: AssumeRoleOptions) -> Any:
+def _listed(role_arns: Iterable[str]) -> list[str]:
+    listed = None if isinstance(role_arns, str) or not isinstance(role_arns, Iterable) else list(role_arns)
+    if listed is None or not all(isinstance(role_arn, str) for role_arn in listed):
+        raise ConfigurationError("role_arns", "a list of ARNs is needed")
+    return listed
+
+
+def _visit(
+    function: Callable[[boto3.Session, str], Any],
+    role_arn: str,
+    allowed: AllowedRoles,
+    options: dict[str, Any],
+) -> Any:
     """Do one role's part, in a thread of its own."""
-    account_id = role_arn_parts(role_arn)[2]
-    own_options: Any = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
+    account_id = role_arn_parts(allowed.checked(role_arn))[2]
+    own_options = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
     session = assumed_session(role_arn, **own_options)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
     if seconds_left() == 0:

@@ -142,7 +142,7 @@ class CredentialCache:
         self._sts = sts
         self.clock = clock
         self._jitter = jitter
-        self._max_roles = max_roles
+        self.max_roles = max_roles
         self._latest = float("-inf")
         self._lock = threading.Lock()
         self._hits = self._misses = self._failures = 0
@@ -155,7 +155,7 @@ class CredentialCache:
         self._flights: dict[CredentialKey, _Flight] = {}
 
     def _timed_cache(self) -> TLRUCache[CredentialKey, Any]:
-        return TLRUCache(self._max_roles, ttu=lambda _key, value, _now: value.expires_at, timer=lambda: self._latest)
+        return TLRUCache(self.max_roles, ttu=lambda _key, value, _now: value.expires_at, timer=lambda: self._latest)
 
     def get(
         self,

@@ -7,20 +7,20 @@ import inspect
 import keyword
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError
-from botocore.loaders import Loader, create_loader
+from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
-from xacct_lambda._request import assume_role_request, role_arn_parts
+from xacct_lambda._allowed_roles import AllowedRoles
+from xacct_lambda._loader import bare_loader
+from xacct_lambda._request import assume_role_request, strings
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
@@ -33,7 +33,8 @@ _Value = TypeVar("_Value")
 
 # Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
 _INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
-_ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
+ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
+"""Stands for a role that is not known yet, where options are checked."""
 _SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
 
 # Of any arguments, as a method has three; the form with two lets type checkers infer those of a lambda.
@@ -158,6 +159,31 @@ class PlannedRole(NamedTuple):
     """Whether another assumed role, and not the execution role, calls STS."""
 
 
+def checked_options(role_arn: str, options: AssumeRoleOptions) -> dict[str, Any]:
+    """Validate the options that are no callables; return all, those as they were when they were checked.
+
+    Raises:
+        ConfigurationError: An option is unknown, or breaks a rule.
+    """
+    checked: dict[str, Any] = dict(options)
+    fixed = {name: value for name, value in checked.items() if not callable(value)}
+    unknown = checked.keys() - AssumeRoleOptions.__annotations__.keys()
+    if unknown:
+        name = min(unknown)
+        raise ConfigurationError(name, f"no such option{_nearest(name, AssumeRoleOptions.__annotations__)}")
+    if callable(checked.get("tags")) and "transitive_tag_keys" in fixed:
+        # Whether the keys are among the tags shows when there are tags.
+        checked["transitive_tag_keys"] = strings("transitive_tag_keys", fixed.pop("transitive_tag_keys"))
+    of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
+    if callable(checked.get("duration_seconds")):
+        of_session.pop("min_ttl_seconds", None)
+    request = assume_role_request(role_arn, **fixed)
+    _sessions.check_session_options(request, **of_session)
+    # As they are now: a generator is empty when it is read again, and a mapping is its owner's to change.
+    canonical = request.arguments()
+    return checked | {name: canonical[name] for name, value in fixed.items() if value is not None}
+
+
 class _Plan:
     """What one decorator injects, and how it finds the session to take it from."""
 
@@ -171,35 +197,18 @@ class _Plan:
         self.names = injections.keys()
         self._injections = injections
         self._role_arn = role_arn
-        self._allowed = None if allowed_roles is None else _role_patterns(allowed_roles)
-        self._options: dict[str, Any] = dict(options)
+        self._allowed = AllowedRoles(allowed_roles)
         self._per_event = callable(role_arn) or any(map(callable, options.values()))
         has_resources = any(injection.kind == "resource" for injection in injections.values())
         self._memory = _ThreadsMemory() if has_resources else _Memory()
-        self._check()
-
-    def _check(self) -> None:
-        """Validate what does not depend on the event."""
-        if callable(self._role_arn) and self._allowed is None:
+        if callable(role_arn) and allowed_roles is None:
             raise ConfigurationError(
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
             )
-        fixed = {name: value for name, value in self._options.items() if not callable(value)}
-        if "tags" not in fixed and "tags" in self._options:
-            # Whether the keys are among the tags shows when there are tags.
-            fixed.pop("transitive_tag_keys", None)
-        unknown = fixed.keys() - AssumeRoleOptions.__annotations__.keys()
-        if unknown:
-            name = min(unknown)
-            raise ConfigurationError(name, f"no such option{_nearest(name, AssumeRoleOptions.__annotations__)}")
         for name in ("source_session", "sts_config"):
-            if name in self._options and name not in fixed:
+            if callable(options.get(name)):
                 raise ConfigurationError(name, "cannot depend on the event")
-        role_arn = _ANY_ROLE if callable(self._role_arn) else self._allowed_role(self._role_arn)
-        of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
-        if "duration_seconds" in self._options and "duration_seconds" not in fixed:
-            of_session.pop("min_ttl_seconds", None)
-        _sessions.check_session_options(assume_role_request(role_arn, **fixed), **of_session)
+        self._options = checked_options(ANY_ROLE if callable(role_arn) else self._allowed.checked(role_arn), options)
 
     @property
     def role(self) -> PlannedRole:
@@ -213,12 +222,6 @@ class _Plan:
             {"*": "*"} if tags == "*" else dict(tags),
             isinstance(options.get("source_session"), _sessions.AssumedSession),
         )
-
-    def _allowed_role(self, role_arn: str) -> str:
-        role_arn_parts(role_arn)
-        if self._allowed is not None and not any(pattern.fullmatch(role_arn) for pattern in self._allowed):
-            raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
-        return role_arn
 
     def initialise(self, *, prefetch: bool | None) -> None:
         """Do in Lambda's init phase, where a small function has a whole processor, what the first event would do."""
@@ -253,7 +256,7 @@ class _Plan:
         return {name: self._injections[name].of(session) for name in names}
 
     def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
-        role_arn = self._allowed_role(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
+        role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
         options = {name: value(*positional) if callable(value) else value for name, value in self._options.items()}
         return _sessions.assumed_session(role_arn, **options)
 
@@ -351,7 +354,7 @@ def _injections(
     """Return what to inject under which name, checked against what boto3 offers."""
     injections: dict[str, _Injection] = {}
     # Why a private attribute: see AssumedSession. What is no session is refused later, with the other options.
-    loader = source_session._loader if isinstance(source_session, boto3.Session) else _loader()  # noqa: SLF001
+    loader = source_session._loader if isinstance(source_session, boto3.Session) else bare_loader()  # noqa: SLF001
     for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
         for name, arguments in _wanted(argument, wanted):
             _check_arguments(argument, kind, arguments, loader)
@@ -419,38 +422,3 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-@functools.cache
-def _loader() -> Loader:
-    """Return a loader like that of a session, without making a session: importing a handler must not need a profile."""
-    loader = create_loader(os.environ.get("AWS_DATA_PATH"))
-    loader.search_paths.append(str(Path(boto3.__file__).parent / "data"))
-    return loader
-
-
-def _role_patterns(patterns: Iterable[str]) -> list[re.Pattern[str]]:
-    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-        raise ConfigurationError("allowed_roles", "a list of ARN patterns is needed")
-    compiled = [_role_pattern(pattern) for pattern in patterns]
-    if not compiled:
-        raise ConfigurationError("allowed_roles", "an empty list allows no role at all")
-    return compiled
-
-
-def _role_pattern(pattern: str) -> re.Pattern[str]:
-    # Partition and account stay literal: an event that could choose the account could choose its own.
-    match = (
-        re.fullmatch(r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/)([!-~]+)", pattern) if isinstance(pattern, str) else None
-    )
-    if match is None or "?" in pattern:
-        raise ConfigurationError(
-            "allowed_roles",
-            f"{pattern!r} is not arn:aws:iam::ACCOUNT:role/PATTERN with a literal account, where * stands for a part "
-            "of the path and ** for several",
-        )
-    wildcards = {"*": "[^/]*", "**": ".*"}
-    parts = re.split(r"(\*+)", match[2])
-    return re.compile(
-        re.escape(match[1]) + "".join(wildcards.get(part) or re.escape(part) for part in parts), re.DOTALL
-    )

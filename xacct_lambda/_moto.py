@@ -48,9 +48,9 @@ class Accounts:
         self._region_name = region_name
         self._decide = decide
         self._administrators: set[str] = set()
-        self.unavailable = False
-        self.throttled = 0
-        self.ahead = timedelta(0)
+        self.unavailable: bool = False
+        self.throttled: int = 0
+        self.ahead: timedelta = timedelta(0)
         """How far STS's clock is ahead."""
 
     @contextmanager

@@ -1,7 +1,8 @@
 """One AssumeRole request: validated against STS's rules, canonical, and itself the cache key.
 
 Two requests are equal if and only if STS would see the same parameters. Whatever changes what the credentials may do is
-a field of the request, so no credentials are ever shared across it. Nothing here touches the network.
+a field of the request, so no credentials are ever shared across it. Its strings are plain ones: a subclass's own idea
+of equality has no say. Nothing here touches the network.
 
 The rules are those of https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html; botocore checks only
 minimum lengths, so a value that breaks one would otherwise cost a round trip to be refused.
@@ -85,6 +86,10 @@ class AssumeRoleRequest(NamedTuple):
         _, partition, _, _, account_id, resource = self.role_arn.split(":", 5)
         return f"arn:{partition}:sts::{account_id}:assumed-role/{resource.rpartition('/')[2]}/{self.role_session_name}"
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of :func:`assume_role_request` that make this request."""
+        return self._asdict() | {"tags": dict(self.tags), "extra": json.loads(self.extra)}
+
     def parameters(self) -> dict[str, Any]:
         """Return the keyword arguments of botocore's ``assume_role``; what is not set is not sent."""
         parameters = {
@@ -156,9 +161,9 @@ def role_arn_parts(role_arn: str) -> tuple[str, str, str, str]:
         ConfigurationError: The text is not the ARN of an IAM role.
     """
     match = _ROLE_ARN.fullmatch(role_arn) if isinstance(role_arn, str) else None
-    if match is None or len(role_arn) not in _ROLE_ARN_LENGTH:
+    if match is None or len(match[0]) not in _ROLE_ARN_LENGTH:
         raise ConfigurationError("role_arn", f"{role_arn!r} is not the ARN of a role. {_arn_advice(role_arn)}")
-    return role_arn, match["partition"], match["account"], match["path"] + match["name"]
+    return match[0], match["partition"], match["account"], match["path"] + match["name"]
 
 
 def _arn_advice(role_arn: object) -> str:
@@ -176,16 +181,18 @@ def _arn_advice(role_arn: object) -> str:
 
 
 def _matching(argument: str, value: str, pattern: re.Pattern[str], rule: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
+    match = pattern.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise ConfigurationError(argument, f"{value!r} is refused by STS, which takes {rule}")
-    return value
+    return match[0]
 
 
 def _external_id(value: str) -> str:
-    if not isinstance(value, str) or not _EXTERNAL_ID.fullmatch(value):
+    match = _EXTERNAL_ID.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         # The value stays out of the message: an external ID is shared with the other account alone.
         raise ConfigurationError("external_id", "refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-")
-    return value
+    return match[0]
 
 
 def _duration(value: int | timedelta) -> int:
@@ -233,7 +240,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _policy_arns(values: Iterable[str]) -> tuple[str, ...]:
-    arns = _strings("policy_arns", values)
+    arns = strings("policy_arns", values)
     for arn in arns:
         _matching("policy_arns", arn, _POLICY_ARN, "ARNs of managed policies (arn:aws:iam::ACCOUNT:policy/NAME)")
     if len(arns) > _POLICY_ARNS:
@@ -244,45 +251,54 @@ def _policy_arns(values: Iterable[str]) -> tuple[str, ...]:
 def _tags(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     if not isinstance(values, Mapping):
         raise ConfigurationError("tags", "a mapping of tag keys to values is needed")
-    for key, value in values.items():
-        _tag_text("tags", "key", key, _TAG_KEY_LENGTH)
-        _tag_text("tags", f"value of {key!r}", value, _TAG_VALUE_LENGTH)
+    pairs = [
+        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {key!r}", value, _TAG_VALUE_LENGTH))
+        for key, value in values.items()
+    ]
+    for key, _ in pairs:
         if key.lower().startswith("aws:"):
             raise ConfigurationError("tags", f"{key!r}: keys that start with 'aws:' are AWS's own")
-    if len(values) > _TAGS:
-        raise ConfigurationError("tags", f"{len(values)} tags; STS takes at most {_TAGS}")
-    if len({key.lower() for key in values}) < len(values):
+    if len(pairs) > _TAGS:
+        raise ConfigurationError("tags", f"{len(pairs)} tags; STS takes at most {_TAGS}")
+    if len({key.lower() for key, _ in pairs}) < len(pairs):
         raise ConfigurationError(
             "tags", "two keys differ only in upper and lower case, which STS takes for the same key"
         )
-    return tuple(sorted(values.items()))
+    return tuple(sorted(pairs))
 
 
-def _tag_text(argument: str, what: str, text: str, length: range) -> None:
-    if not isinstance(text, str) or len(text) not in length:
-        raise ConfigurationError(argument, f"the {what} must be a string of {length[0]} to {length[-1]} characters")
+def _tag_text(what: str, value: str, length: range) -> str:
+    text = _plain(value) if isinstance(value, str) else None
+    if text is None or len(text) not in length:
+        raise ConfigurationError("tags", f"the {what} must be a string of {length[0]} to {length[-1]} characters")
     import unicodedata  # noqa: PLC0415 - of use to tags alone
 
     if not all(character in "_.:/=+-@" or unicodedata.category(character)[0] in "LNZ" for character in text):
-        raise ConfigurationError(argument, f"the {what} may hold letters, digits, spaces and _.:/=+-@ only")
+        raise ConfigurationError("tags", f"the {what} may hold letters, digits, spaces and _.:/=+-@ only")
+    return text
 
 
 def _transitive_tag_keys(values: Iterable[str], tags: Mapping[str, str]) -> tuple[str, ...]:
-    keys = _strings("transitive_tag_keys", values)
+    keys = strings("transitive_tag_keys", values)
     for key in keys:
         if key not in tags:
             raise ConfigurationError("transitive_tag_keys", f"{key!r} is not among the tags")
     return keys
 
 
-def _strings(argument: str, values: Iterable[str]) -> tuple[str, ...]:
+def strings(argument: str, values: Iterable[str]) -> tuple[str, ...]:
     """Return the strings sorted and once each; STS gives their order no meaning."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigurationError(argument, f"a sequence of strings is needed, not {type(values).__name__}")
-    strings = set(values)
-    if not all(isinstance(value, str) for value in strings):
+    found = list(values)
+    if not all(isinstance(value, str) for value in found):
         raise ConfigurationError(argument, "a sequence of strings is needed")
-    return tuple(sorted(strings))
+    return tuple(sorted(set(map(_plain, found))))
+
+
+def _plain(text: str) -> str:
+    """Return the characters of a string, without what a subclass may say of its equality, hash, length or format."""
+    return str.__str__(text)
 
 
 def _extra(values: Mapping[str, Any]) -> str:

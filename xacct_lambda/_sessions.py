@@ -19,6 +19,7 @@ from botocore.utils import validate_region_name
 from cachetools import LRUCache
 
 from xacct_lambda._credentials import MANDATORY_SECONDS, AssumedRoleCredentials, CredentialCache, CredentialKey
+from xacct_lambda._loader import setup_default_session
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._sts import STS, frozen_config
 from xacct_lambda.exceptions import ConfigurationError
@@ -79,12 +80,13 @@ class AssumedSession(boto3.Session):
         """Return the client that ``boto3.Session.client`` makes of these arguments, and the same one the next time."""
         named = dict(zip(_CLIENT_DEFAULTS, args, strict=False)) | kwargs
         given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
-        if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
-            return super().client(*args, **kwargs)
         key = frozenset(
             (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
         )
         with self._cache.building:
+            # Read under the lock: it is another thread's resource that is being made as long as that thread has it.
+            if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
+                return super().client(*args, **kwargs)
             client = self._clients.get(key)
             if client is None:
                 client = self._clients[key] = super().client(*args, **kwargs)
@@ -190,8 +192,16 @@ class SessionCache:
         if boto3.DEFAULT_SESSION is None:
             with self.building:
                 if boto3.DEFAULT_SESSION is None:
-                    boto3.setup_default_session()
+                    setup_default_session()
         return cast("boto3.Session", boto3.DEFAULT_SESSION)
+
+    def resize(self, *, max_roles: int, max_sessions: int, max_clients: int) -> None:
+        """Set the bounds, and forget everything."""
+        with self.building:
+            self.max_sessions = max_sessions
+            self.max_clients = max_clients
+            self.credentials.max_roles = max_roles
+            self.clear()
 
     def clear(self) -> None:
         """Forget every session and every credential. Clients that are still in use fetch credentials anew."""
@@ -215,12 +225,9 @@ class SessionCache:
             )
 
 
-def new_state(
-    *, max_roles: int = _MAX_ROLES, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
-) -> SessionCache:
-    """Return state that remembers nothing yet, within these bounds."""
-    credentials = CredentialCache(STS(), max_roles=max_roles)
-    return SessionCache(credentials, max_sessions=max_sessions, max_clients=max_clients)
+def new_state() -> SessionCache:
+    """Return state that remembers nothing yet."""
+    return SessionCache(CredentialCache(STS()))
 
 
 state = new_state()
@@ -364,11 +371,11 @@ def cache_resize(
         max_sessions: Sessions held, 0.1 MB each and 0.4 MB with an ``s3`` client.
         max_clients: Clients held by each session.
     """
-    global state  # noqa: PLW0603 - the one address of all state
     for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():
         if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
             raise ConfigurationError(name, f"{bound!r} is not a whole number of at least 1")
-    state = new_state(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
+    # Not other state in its place: of clients in use that keep the old, neither a fork nor a snapshot would know.
+    state.resize(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
 
 
 def _after_fork() -> None:

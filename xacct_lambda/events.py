@@ -108,13 +108,15 @@ def _dig(value: object, keys: list[str]) -> object:
 
 
 def _name(what: str, value: object) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    match = _NAME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         # The value is the sender's: it is not repeated where logs are read.
         raise ConfigurationError("event", f"{what} is not a name: 1 to 128 letters, digits or _+=,.@-")
-    return value
+    return match[0]
 
 
 def _account(what: str, value: object) -> str:
-    if not isinstance(value, str) or not _ACCOUNT.fullmatch(value):
+    match = _ACCOUNT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise ConfigurationError("event", f"{what} is not an account's 12 digits")
-    return value
+    return match[0]

