@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import xacct_lambda
 from xacct_lambda import exceptions
@@ -49,6 +51,13 @@ def imported_by(module: str) -> set[str]:
 def test_calls_travel_downwards(module: str) -> None:
     """Each module of the path of a call imports only modules below it."""
     assert imported_by(module) <= set(PATH[PATH.index(module) + 1 :])
+
+
+def test_the_path_is_the_one_that_is_explained() -> None:
+    """The page on the way of a call lists these modules in this order."""
+    page = (PROJECT / "docs" / "how-a-call-travels.md").read_text()
+
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == PATH[1:]
 
 
 def test_only_one_module_talks_to_aws() -> None:
@@ -94,6 +103,18 @@ def test_three_dependencies() -> None:
         "botocore",
         "cachetools",
     ]
+
+
+def test_the_workflow_tests_every_python() -> None:
+    """CI's matrix is that of the classifiers, as is the bytecode of the layer that is released."""
+    classifiers = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["classifiers"]
+    supported = re.findall(r"Python :: (3\.\d+)$", "\n".join(classifiers), re.MULTILINE)
+    workflows = PROJECT / ".github" / "workflows"
+
+    assert (
+        yaml.safe_load((workflows / "ci.yml").read_text())["jobs"]["gate"]["strategy"]["matrix"]["python"] == supported
+    )
+    assert f"--python-version {' '.join(supported)}\n" in (workflows / "release.yml").read_text()
 
 
 def test_the_package_is_typed() -> None:

@@ -79,8 +79,8 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
 ) -> _Decorator:
     """Give a handler clients that act as a role, as keyword arguments.
 
-        @assume_role("arn:aws:iam::222222222222:role/Reader", clients=["s3"])
-        def lambda_handler(event, context, *, s3): ...
+    >>> @assume_role("arn:aws:iam::222222222222:role/Reader", clients=["s3"])
+    ... def lambda_handler(event, context, *, s3): ...
 
     A warm call adds about a microsecond. A caller that passes one of the injected keywords itself wins, and where all
     are passed no role is assumed, so a test may call ``lambda_handler(event, context, s3=stub)``. Decorators stack.

@@ -1,11 +1,11 @@
 """What an event may decide: callables for ``@assume_role`` that read the common places of an event and its context.
 
-    @assume_role(
-        role_for("arn:aws:iam::{account}:role/tenant/{tenant}", account=eventbridge_account(), tenant=tenant_id()),
-        allowed_roles=["arn:aws:iam::222222222222:role/tenant/*"],
-        clients=["s3"],
-    )
-    def lambda_handler(event, context, *, s3): ...
+>>> @assume_role(
+...     role_for("arn:aws:iam::{account}:role/tenant/{tenant}", account=eventbridge_account(), tenant=tenant_id()),
+...     allowed_roles=["arn:aws:iam::222222222222:role/tenant/*"],
+...     clients=["s3"],
+... )
+... def lambda_handler(event, context, *, s3): ...
 
 An event is input from outside. Each of these returns a string of the letters that IAM allows in a name, or raises
 :class:`~xacct_lambda.exceptions.ConfigurationError`; what the role may be is still for ``allowed_roles`` to say.

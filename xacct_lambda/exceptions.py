@@ -43,13 +43,14 @@ class ConfigurationError(XacctLambdaError, ValueError):
 
 
 class _STSError(XacctLambdaError, ClientError):
-    """AssumeRole gave no credentials; in the shape of a botocore ``ClientError``, so that code written for it works.
+    """AssumeRole gave no credentials; in the shape of a botocore ``ClientError``, so that code written for it works."""
 
-    Attributes:
-        response: STS's answer as botocore parsed it (``response["Error"]["Code"]``), external ID taken out.
-        operation_name: Always ``"AssumeRole"``.
-        role_arn: The role that was asked for.
-    """
+    response: Any
+    """STS's answer as botocore parsed it (``response["Error"]["Code"]``), external ID taken out."""
+    operation_name: str
+    """Always ``"AssumeRole"``."""
+    role_arn: str
+    """The role that was asked for."""
 
     MSG_TEMPLATE: str = "{advice}"
 
@@ -57,13 +58,13 @@ class _STSError(XacctLambdaError, ClientError):
         # Not super().__init__(): ClientError would put its own template in the place of the message, and the message is
         # all that Lambda shows of an exception.
         Exception.__init__(self, message)
-        self.response: Any = response
+        self.response = response
         self.operation_name = "AssumeRole"
         self.role_arn = role_arn
 
     @property
     def code(self) -> str:
-        """The error code: STS's own, or the name of botocore's exception where STS did not answer."""
+        """STS's error code, or the name of botocore's exception where STS did not answer."""
         return str(self.response.get("Error", {}).get("Code", "Unknown"))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -78,7 +79,7 @@ def _rebuild(kind: type[_STSError], message: str, role_arn: str, response: Mappi
 class AssumeRoleError(_STSError):
     """STS answered, and the answer is no (or not the role that was asked for).
 
-    Also a :class:`botocore.exceptions.ClientError`: code that catches that, and reads ``response["Error"]["Code"]``,
+    Also a ``botocore.exceptions.ClientError``: code that catches that, and reads ``response["Error"]["Code"]``,
     needs no change.
     """
 
@@ -87,7 +88,7 @@ class STSUnavailableError(_STSError):
     """STS gave no usable answer: no route, a time-out, throttling, a server-side failure. Trying again may succeed.
 
     Raised only when there are no valid credentials left to serve. It is a
-    :class:`botocore.exceptions.ClientError` too, since throttling and 5xx answers were one before; where STS did not
+    ``botocore.exceptions.ClientError`` too, since throttling and 5xx answers were one before; where STS did not
     answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``) and ``__cause__`` holds it.
     """
 

@@ -1,8 +1,9 @@
 """Test handlers that cross accounts, against an AWS that refuses what AWS refuses.
 
+>>> from xacct_lambda.policy import permissions_policy
 >>> with CrossAccountAWS() as aws:
 ...     reader = aws.role("arn:aws:iam::222222222222:role/Reader")
-...     aws.grant({"Statement": {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": reader}})
+...     aws.grant(permissions_policy(reader))
 ...     assumed_session(reader).client("sts").get_caller_identity()["Account"]
 '222222222222'
 
@@ -127,7 +128,7 @@ class AssumeRoleCall:
     role_arn: str
     role_session_name: str
     caller_arn: str
-    """Who called, as ``get_caller_identity`` has it: ``arn:aws:sts::111111111111:assumed-role/ROLE/FUNCTION``."""
+    """Who called, in the form of ``get_caller_identity`` (``arn:aws:sts::111111111111:assumed-role/ROLE/FUNCTION``)."""
     duration_seconds: int = 3600
     tags: Mapping[str, str] = field(default_factory=dict)
     transitive_tag_keys: tuple[str, ...] = ()
@@ -259,6 +260,14 @@ class CrossAccountAWS:
         ImportError: On entering: moto is not installed.
     """
 
+    execution_role_arn: str
+    """ARN of the function's execution role."""
+    sts: FaultySTS
+    """How STS goes wrong on demand."""
+    assumed: list[AssumeRoleCall]
+    """The calls that STS granted, in order."""
+    refused: list[AssumeRoleCall]
+    """The calls that STS refused, in order, with the reason."""
     _active: CrossAccountAWS | None = None
 
     def __init__(  # noqa: PLR0913 - all by keyword, all with a default
@@ -292,9 +301,9 @@ class CrossAccountAWS:
         role_arn_parts(self.execution_role_arn)
         self._accounts = _moto.Accounts(self.region_name, decide=self._decide)
         self._sessions: dict[str, boto3.Session] = {}
-        self.sts: FaultySTS = FaultySTS(self._accounts)
-        self.assumed: list[AssumeRoleCall] = []
-        self.refused: list[AssumeRoleCall] = []
+        self.sts = FaultySTS(self._accounts)
+        self.assumed = []
+        self.refused = []
         with ExitStack() as stack:
             stack.enter_context(self._accounts.running())
             stack.enter_context(isolated_cache())

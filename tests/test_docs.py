@@ -1,0 +1,236 @@
+"""README, docs and .github: every code block is run, type-checked or parsed, every link to a file finds it."""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import importlib
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hcl2
+import mypy.api
+import pytest
+import yaml
+from moto import mock_aws
+
+import xacct_lambda
+from xacct_lambda import __main__, exceptions
+
+PROJECT = Path(__file__).parent.parent
+PAGES = [
+    *sorted(PROJECT.glob("*.md")),
+    *sorted((PROJECT / ".github").glob("*.md")),
+    # Without what tests and builds leave behind in examples/.
+    *sorted(page for page in (PROJECT / "docs").rglob("*.md") if "/." not in page.relative_to(PROJECT).as_posix()),
+]
+EXTRAS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+# Programs of pages that are not this project's; of these no more is checked than that they are meant.
+PROGRAMS = {"aws", "docker", "gh", "git", "npm", "sam", "terraform"}
+PROGRAMS |= {"cd", "cp", "curl", "echo", "grep", "ls", "mkdir", "rm", "sha256sum", "unzip", "zip"}
+MODULES = {"build", "pip", "pytest", "sphinx", "twine", "xacct_lambda"}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    title: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(PROJECT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(
+        r'^(?P<fence>```+)(?P<language>[^\s`]*)(?: title="(?P<title>.*)")?.*\n(?P<text>(?s:.*?))^(?P=fence)$',
+        text,
+        re.MULTILINE,
+    )
+    return [
+        Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["title"], match["text"])
+        for match in found
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def loads_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+def loads_hcl(block: Block) -> None:
+    assert hcl2.loads(block.text)
+
+
+def loads_toml(block: Block) -> None:
+    assert tomllib.loads(block.text)
+
+
+class _Template(yaml.SafeLoader):
+    """YAML with the short forms of CloudFormation's functions."""
+
+
+_Template.add_multi_constructor("!", lambda loader, suffix, node: suffix)
+
+
+def loads_yaml(block: Block) -> None:
+    assert list(yaml.load_all(block.text, Loader=_Template))
+
+
+def is_a_dockerfile(block: Block) -> None:
+    lines = re.sub(r"\\\n", "", block.text).splitlines()
+    first_words = {line.split()[0] for line in lines if line and not line.startswith("#")}
+    assert "FROM" in first_words
+    assert first_words <= {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "FROM", "RUN", "USER", "WORKDIR"}
+
+
+def calls_what_exists(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = re.sub(r"\\\n", " ", block.text).splitlines()
+    # In a console block what is typed has a prompt, and the rest is what is printed.
+    typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ") or block.language != "console"]
+    assert typed
+    for line in typed:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        for command in functools.reduce(_split_at, lexer, [[]]):
+            _check_command(command, monkeypatch)
+
+
+def _split_at(commands: list[list[str]], word: str) -> list[list[str]]:
+    return [*commands, []] if word in {"&&", "||", "|", ";", "(", ")"} else [*commands[:-1], [*commands[-1], word]]
+
+
+def _check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    while command and re.match(r"[A-Z_]+=", command[0]):
+        command = command[1:]
+    if not command:
+        return
+    program = re.sub(r"^python[\d.]*$", "python", command[0].rpartition("/")[2])
+    if program == "python" and command[1] == "-m":
+        program = command[2]
+        path = PROJECT / program.replace(".", "/")
+        known = program in MODULES | sys.stdlib_module_names
+        assert known or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
+        command = command[2:]
+    elif program == "python" and "-c" in command:
+        compile(command[command.index("-c") + 1], "-c", "exec")
+    elif program == "python":
+        assert (PROJECT / command[1]).exists(), command
+    else:
+        assert program in PROGRAMS | {"pip", "pytest", "run", "xacct-lambda"}, command
+    if program == "pip":
+        for extra in re.findall(r"\[([\w,]+)\]", " ".join(command)):
+            assert set(extra.split(",")) <= EXTRAS.keys(), command
+    if program in {"xacct_lambda", "xacct-lambda"}:
+        for module in __main__._COMMANDS.values():
+            monkeypatch.setattr(importlib.import_module(module), "run", lambda arguments: 0)
+        assert __main__.main(command[1:]) == 0
+
+
+# What is done with a block, by its language. Those of None are somebody else's, who is named.
+CHECKS: dict[str, Callable[..., None] | None] = {
+    "bash": calls_what_exists,
+    "console": calls_what_exists,
+    "dockerfile": is_a_dockerfile,
+    "hcl": loads_hcl,
+    "json": loads_json,
+    "py": None,  # test_code_that_is_not_run_is_typed
+    "python": None,  # test_code_of_a_page_runs
+    "sh": calls_what_exists,
+    "terraform": loads_hcl,
+    "text": None,  # what is printed; test_diagnosis.py reads those of troubleshooting.md
+    "toml": loads_toml,
+    "yaml": loads_yaml,
+    "{eval-rst}": None,  # Sphinx, for which warnings are errors
+    "{include}": None,  # the same
+    "{toctree}": None,  # the same
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_is_what_it_says(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every code block has a language, and is what that language takes: it parses, and calls commands that exist."""
+    check = CHECKS[block.language]
+    if check is calls_what_exists:
+        calls_what_exists(block, monkeypatch)
+    elif check is not None:
+        check(block)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.title], ids=str)
+def test_a_block_with_a_title_is_a_file(block: Block) -> None:
+    """A block that is titled as a file is that file, of a project which the tests run."""
+    files = [*(PROJECT / "tests" / "sample_project").rglob("*"), *(PROJECT / "docs" / "examples").rglob("*")]
+
+    assert block.text in [
+        path.read_text() for path in files if path.is_file() and path.as_posix().endswith(block.title)
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.name)
+def test_code_of_a_page_runs(page: Path) -> None:
+    """The Python blocks of a page run, one after the other, on moto's AWS; so do the tests that they define."""
+    namespace: dict[str, Any] = {}
+    with mock_aws():
+        for block in blocks_of(page):
+            if block.language == "python" and not block.title:
+                exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)  # noqa: S102 - the point
+        for name in [name for name in namespace if name.startswith("test_")]:
+            namespace[name]()
+
+
+def test_code_that_is_not_run_is_typed(tmp_path: Path) -> None:
+    """Python blocks that cannot be run, as they need another library or a fixture, are checked by mypy."""
+    for number, block in enumerate(block for block in BLOCKS if block.language == "py"):
+        (tmp_path / f"block_{number}.py").write_text(f"# {block}\n{block.text}")
+    report, errors, status = mypy.api.run(
+        ["--config-file=", "--ignore-missing-imports", "--check-untyped-defs", f"--cache-dir={tmp_path}", str(tmp_path)]
+    )
+
+    assert status == 0, report + errors
+
+
+@pytest.mark.parametrize("module", ["", "._handler", ".events", ".policy", ".testing"])
+def test_code_in_docstrings_runs(module: str) -> None:
+    """The examples of docstrings, which the reference shows, run as they stand."""
+    home = importlib.import_module(f"xacct_lambda{module}")
+    names = {name: getattr(xacct_lambda, name) for name in xacct_lambda.__all__}
+    runner = doctest.DocTestRunner()
+    for example in doctest.DocTestFinder().find(home, globs=vars(home) | names):
+        runner.run(example)
+
+    assert runner.summarize().failed == 0
+    assert runner.tries
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link to a file of this repository finds it."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_reference_is_complete() -> None:
+    """Every public name is on the pages of the reference."""
+    api = (PROJECT / "docs" / "api.md").read_text()
+    shown = set(re.findall(r"auto(?:function|class):: xacct_lambda\.(?:testing\.)?(\w+)", api))
+    modules = {"xacct_lambda.events", "xacct_lambda.policy", "xacct_lambda.testing"}
+
+    assert shown >= set(xacct_lambda.__all__) - {"exceptions"}
+    assert shown >= set(importlib.import_module("xacct_lambda.testing").__all__)
+    assert set(re.findall(r"automodule:: ([\w.]+)", api)) == modules
+    page = (PROJECT / "docs" / "exceptions.md").read_text()
+    assert set(re.findall(r"autoexception:: xacct_lambda\.exceptions\.(\w+)", page)) == set(exceptions.__all__)
