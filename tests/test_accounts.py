@@ -150,7 +150,15 @@ def test_options_of_a_generator_hold_for_every_role(sts: PickySTS) -> None:
     assert {session._credentials._key.request.policy_arns for session in sessions.values()} == {(arn,)}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("option", [{"duration_seconds": 60}, {"external_ids": "x"}, {"region_name": "no region"}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"duration_seconds": 60},
+        {"external_ids": "x"},
+        {"region_name": "no region"},
+        {"source_session": lambda role_arn: None},
+    ],
+)
 def test_an_option_that_is_wrong_for_all_is_raised_once(sts: PickySTS, option: Any) -> None:
     """An option that is the same for all roles is checked before any is assumed."""
     with pytest.raises(ConfigurationError) as caught:

@@ -17,7 +17,7 @@ from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
 from xacct_lambda._credentials import CredentialCache
-from xacct_lambda._handler import AssumeRoleOptions
+from xacct_lambda._options import AssumeRoleOptions
 from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError

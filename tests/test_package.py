@@ -24,6 +24,7 @@ PATH = [
     "_accounts",
     "_handler",
     "_allowed_roles",
+    "_options",
     "_sessions",
     "_loader",
     "_credentials",

@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import boto3
 
 from xacct_lambda._allowed_roles import AllowedRoles
-from xacct_lambda._handler import ANY_ROLE, AssumeRoleOptions, checked_options
+from xacct_lambda._options import AssumeRoleOptions, checked_options, session_for
 from xacct_lambda._request import role_arn_parts
-from xacct_lambda._sessions import assumed_session
-from xacct_lambda._sts import invocation, no_time_left, seconds_left
+from xacct_lambda._sts import CONNECTIONS, invocation, no_time_left, seconds_left
 from xacct_lambda.exceptions import ConfigurationError, PartialFailureError
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
-
-_MAX_WORKERS: Final = 50
-"""As many as the STS client has connections."""
 
 Progress = Callable[[str, Any], None]
 
@@ -71,16 +67,23 @@ def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for
         context: The Lambda context: no attempt is begun that cannot end before the invocation does. Inside a handler
             under ``@assume_role`` it is known already.
         progress: Called with each ARN and its session or exception as soon as there is one, in the calling thread.
-        options: Those of :func:`assumed_session`, for all roles; each may be a callable over the role's ARN, as where
-            every account has an external ID of its own.
+        options: Those of :func:`assumed_session`, for all roles; each but ``source_session`` and ``sts_config`` may
+            be a callable over the role's ARN, as where every account has an external ID of its own.
 
     Raises:
         PartialFailureError: At least one role failed. It lists each with its diagnosis, and holds the sessions of the
             others in ``results``.
         ConfigurationError: An argument that is the same for all roles breaks a rule.
     """
-    return _for_each(
-        _session_alone, role_arns, allowed_roles, max_workers, return_exceptions, context, progress, options
+    return for_each_account(
+        lambda session, _account_id: session,
+        role_arns,
+        allowed_roles=allowed_roles,
+        max_workers=max_workers,
+        return_exceptions=return_exceptions,
+        context=context,
+        progress=progress,
+        **options,
     )
 
 
@@ -124,29 +127,12 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     Arguments and errors are those of :func:`assumed_sessions`; what ``function`` raises counts as that role's failure
     and costs no other role.
     """
-    return _for_each(function, role_arns, allowed_roles, max_workers, return_exceptions, context, progress, options)
-
-
-def _session_alone(session: boto3.Session, _account_id: str) -> boto3.Session:
-    return session
-
-
-def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions above
-    function: Callable[[boto3.Session, str], Any],
-    role_arns: Iterable[str],
-    allowed_roles: Iterable[str] | None,
-    max_workers: int,
-    return_exceptions: bool,  # noqa: FBT001
-    context: object,
-    progress: Progress | None,
-    options: AssumeRoleOptions,
-) -> dict[str, Any]:
-    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= _MAX_WORKERS:
-        raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= CONNECTIONS:
+        raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {CONNECTIONS}")
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
     failures: dict[str, Exception] = {}
     allowed = AllowedRoles(allowed_roles)
-    checked = checked_options(ANY_ROLE, options)
+    checked = checked_options(options)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
     token = invocation.set(invocation.get() if context is None else context)
@@ -195,8 +181,7 @@ def _visit(
 ) -> Any:
     """Do one role's part, in a thread of its own."""
     account_id = role_arn_parts(allowed.checked(role_arn))[2]
-    own_options = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
-    session = assumed_session(role_arn, **own_options)
+    session = session_for(role_arn, options, (role_arn,))
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
     if seconds_left() == 0:
         raise no_time_left(role_arn)

@@ -9,18 +9,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
-from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack, cast
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._loader import bare_loader
-from xacct_lambda._request import assume_role_request, strings
+from xacct_lambda._options import AssumeRoleOptions, PerEvent, checked_options, nearest, session_for
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
@@ -29,34 +27,9 @@ _logger = logging.getLogger(__name__)
 _Event = TypeVar("_Event")
 _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
-_Value = TypeVar("_Value")
 
 # Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
 _INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
-ANY_ROLE: Final = "arn:aws:iam::000000000000:role/of-the-event"
-"""Stands for a role that is not known yet, where options are checked."""
-_SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
-
-# Of any arguments, as a method has three; the form with two lets type checkers infer those of a lambda.
-_PerEvent: TypeAlias = _Value | Callable[[Any, Any], _Value] | Callable[..., _Value]
-
-
-class AssumeRoleOptions(TypedDict, total=False):
-    """The options of :func:`~xacct_lambda.assumed_session`; those of the request may be callables over the event."""
-
-    role_session_name: _PerEvent[str | None]
-    external_id: _PerEvent[str | None]
-    source_identity: _PerEvent[str | None]
-    duration_seconds: _PerEvent[int | timedelta]
-    policy: _PerEvent[str | Mapping[str, Any] | None]
-    policy_arns: _PerEvent[Iterable[str]]
-    tags: _PerEvent[Mapping[str, str] | None]
-    transitive_tag_keys: _PerEvent[Iterable[str]]
-    extra: _PerEvent[Mapping[str, Any] | None]
-    region_name: _PerEvent[str | None]
-    min_ttl_seconds: _PerEvent[float | timedelta]
-    source_session: boto3.Session | None
-    sts_config: Config | None
 
 
 class _Decorator(Protocol):
@@ -68,7 +41,7 @@ class _Decorator(Protocol):
 
 
 def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the session are options
-    role_arn: _PerEvent[str],
+    role_arn: PerEvent[str],
     *,
     clients: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),
     resources: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),
@@ -159,31 +132,6 @@ class PlannedRole(NamedTuple):
     """Whether another assumed role, and not the execution role, calls STS."""
 
 
-def checked_options(role_arn: str, options: AssumeRoleOptions) -> dict[str, Any]:
-    """Validate the options that are no callables; return all, those as they were when they were checked.
-
-    Raises:
-        ConfigurationError: An option is unknown, or breaks a rule.
-    """
-    checked: dict[str, Any] = dict(options)
-    fixed = {name: value for name, value in checked.items() if not callable(value)}
-    unknown = checked.keys() - AssumeRoleOptions.__annotations__.keys()
-    if unknown:
-        name = min(unknown)
-        raise ConfigurationError(name, f"no such option{_nearest(name, AssumeRoleOptions.__annotations__)}")
-    if callable(checked.get("tags")) and "transitive_tag_keys" in fixed:
-        # Whether the keys are among the tags shows when there are tags.
-        checked["transitive_tag_keys"] = strings("transitive_tag_keys", fixed.pop("transitive_tag_keys"))
-    of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
-    if callable(checked.get("duration_seconds")):
-        of_session.pop("min_ttl_seconds", None)
-    request = assume_role_request(role_arn, **fixed)
-    _sessions.check_session_options(request, **of_session)
-    # As they are now: a generator is empty when it is read again, and a mapping is its owner's to change.
-    canonical = request.arguments()
-    return checked | {name: canonical[name] for name, value in fixed.items() if value is not None}
-
-
 class _Plan:
     """What one decorator injects, and how it finds the session to take it from."""
 
@@ -196,7 +144,6 @@ class _Plan:
     ) -> None:
         self.names = injections.keys()
         self._injections = injections
-        self._role_arn = role_arn
         self._allowed = AllowedRoles(allowed_roles)
         self._per_event = callable(role_arn) or any(map(callable, options.values()))
         has_resources = any(injection.kind == "resource" for injection in injections.values())
@@ -205,10 +152,8 @@ class _Plan:
             raise ConfigurationError(
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
             )
-        for name in ("source_session", "sts_config"):
-            if callable(options.get(name)):
-                raise ConfigurationError(name, "cannot depend on the event")
-        self._options = checked_options(ANY_ROLE if callable(role_arn) else self._allowed.checked(role_arn), options)
+        self._role_arn = role_arn if callable(role_arn) else self._allowed.checked(role_arn)
+        self._options = checked_options(options)
 
     @property
     def role(self) -> PlannedRole:
@@ -257,8 +202,7 @@ class _Plan:
 
     def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
         role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
-        options = {name: value(*positional) if callable(value) else value for name, value in self._options.items()}
-        return _sessions.assumed_session(role_arn, **options)
+        return session_for(role_arn, self._options, positional)
 
 
 def _prefetch(credentials: Any) -> None:
@@ -398,13 +342,11 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     try:
         loader.list_api_versions(service, model)
     except DataNotFoundError as error:
-        nearest = _nearest(service, loader.list_available_services(model))
-        raise ConfigurationError(
-            argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{nearest}"
-        ) from error
+        meant = nearest(service, loader.list_available_services(model))
+        raise ConfigurationError(argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{meant}") from error
     known = inspect.signature(getattr(boto3.Session, kind)).parameters.keys() - {"self"}
     for name in arguments.keys() - known:
-        raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{_nearest(name, known)}")
+        raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{nearest(name, known)}")
 
 
 def _add(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:
@@ -415,10 +357,3 @@ def _add(injections: dict[str, _Injection], argument: str, name: str, injection:
             argument, f"{name!r} is injected twice: give one of the two another name with a mapping"
         )
     injections[name] = injection
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    import difflib  # noqa: PLC0415 - of use to mistakes alone
-
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

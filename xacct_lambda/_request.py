@@ -55,6 +55,9 @@ _ARGUMENT_OF: Final = {
     "TransitiveTagKeys": "transitive_tag_keys",
 }
 
+ANY_ROLE: Final = "arn:aws:iam::000000000000:role/any"
+"""For requests that are made to have their other arguments checked."""
+
 
 def default_role_session_name() -> str:
     """Return the function's name in STS's alphabet, 2 to 64 characters; ``xacct-lambda`` outside Lambda."""

@@ -32,18 +32,20 @@ _PAUSE_SECONDS: Final = (0.05, 0.25)
 _RESERVE_SECONDS: Final = 0.25
 _SHORTEST_TRY_SECONDS: Final = 0.05
 _SOURCES: Final = 16
+CONNECTIONS: Final = 50
+"""Roles that one client can assume at a time."""
 
 uniform: Final = random.SystemRandom().uniform
 """Jitter. Not the random module's own, whose state is the same in every restored copy of a SnapStart snapshot."""
 
 _ONE_TRY: Final[Any] = {"total_max_attempts": 1, "mode": "standard"}
 
-# The pauses between tries are bounded here, botocore's are not; 50 connections serve as many roles at once.
+# The pauses between tries are bounded here, botocore's are not.
 STS_CONFIG: Final = Config(
     connect_timeout=_TRY_SECONDS,
     read_timeout=_TRY_SECONDS,
     retries=_ONE_TRY,
-    max_pool_connections=50,
+    max_pool_connections=CONNECTIONS,
 )
 
 # https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html, and what botocore retries.

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from xacct_lambda._request import assume_role_request, role_arn_parts
+from xacct_lambda._request import ANY_ROLE, assume_role_request, role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 
 __all__ = ["permissions_policy", "trust_policy"]
@@ -114,7 +114,7 @@ def _actions(source_identity: str | None, tags: Mapping[str, str] | None) -> dic
 
 def _check(**arguments: Any) -> None:
     """Refuse what STS would refuse in a request."""
-    assume_role_request("arn:aws:iam::000000000000:role/any", **arguments)
+    assume_role_request(ANY_ROLE, **arguments)
 
 
 def _check_principal(principal_arn: str) -> None:

@@ -1,0 +1,85 @@
+"""The options of ``assumed_session`` where they may depend on an event, or on which of many roles it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Final, TypeAlias, TypedDict, TypeVar
+
+import boto3
+from botocore.config import Config
+
+from xacct_lambda import _sessions
+from xacct_lambda._request import ANY_ROLE, assume_role_request, strings
+from xacct_lambda.exceptions import ConfigurationError
+
+_Value = TypeVar("_Value")
+
+_SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
+
+# Of any arguments, as a method has three; the form with two lets type checkers infer those of a lambda.
+PerEvent: TypeAlias = _Value | Callable[[Any, Any], _Value] | Callable[..., _Value]
+
+
+class AssumeRoleOptions(TypedDict, total=False):
+    """The options of :func:`~xacct_lambda.assumed_session`; those of the request may be callables over the event."""
+
+    role_session_name: PerEvent[str | None]
+    external_id: PerEvent[str | None]
+    source_identity: PerEvent[str | None]
+    duration_seconds: PerEvent[int | timedelta]
+    policy: PerEvent[str | Mapping[str, Any] | None]
+    policy_arns: PerEvent[Iterable[str]]
+    tags: PerEvent[Mapping[str, str] | None]
+    transitive_tag_keys: PerEvent[Iterable[str]]
+    extra: PerEvent[Mapping[str, Any] | None]
+    region_name: PerEvent[str | None]
+    min_ttl_seconds: PerEvent[float | timedelta]
+    source_session: boto3.Session | None
+    sts_config: Config | None
+
+
+def checked_options(options: AssumeRoleOptions) -> dict[str, Any]:
+    """Validate the options that are no callables; return all, those as they were when they were checked.
+
+    Raises:
+        ConfigurationError: An option is unknown, breaks a rule, or is a callable where none is taken.
+    """
+    checked: dict[str, Any] = dict(options)
+    fixed = {name: value for name, value in checked.items() if not callable(value)}
+    unknown = checked.keys() - AssumeRoleOptions.__annotations__.keys()
+    if unknown:
+        name = min(unknown)
+        raise ConfigurationError(name, f"no such option{nearest(name, AssumeRoleOptions.__annotations__)}")
+    for name in ("source_session", "sts_config"):
+        if name in checked and name not in fixed:
+            raise ConfigurationError(name, "cannot depend on the event, or on the role")
+    if callable(checked.get("tags")) and "transitive_tag_keys" in fixed:
+        # Whether the keys are among the tags shows when there are tags.
+        checked["transitive_tag_keys"] = strings("transitive_tag_keys", fixed.pop("transitive_tag_keys"))
+    of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
+    if callable(checked.get("duration_seconds")):
+        of_session.pop("min_ttl_seconds", None)
+    request = assume_role_request(ANY_ROLE, **fixed)
+    _sessions.check_session_options(request, **of_session)
+    # As they are now: a generator is empty when it is read again, and a mapping is its owner's to change.
+    canonical = request.arguments()
+    return checked | {name: canonical[name] for name, value in fixed.items() if value is not None}
+
+
+def session_for(role_arn: str, options: Mapping[str, Any], arguments: tuple[Any, ...]) -> boto3.Session:
+    """Return the session that the options describe, those that are callables called with the arguments.
+
+    Raises:
+        ConfigurationError: What a callable returned breaks a rule.
+    """
+    own = {name: value(*arguments) if callable(value) else value for name, value in options.items()}
+    return _sessions.assumed_session(role_arn, **own)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the question whether the most similar of the names was meant, or nothing where none is similar."""
+    import difflib  # noqa: PLC0415 - of use to mistakes alone
+
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
