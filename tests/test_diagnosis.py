@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError, EndpointConnectionError
 from botocore.parsers import ResponseParserError
 
-from xacct_lambda import _credentials, _diagnosis, _sts
+from xacct_lambda import _diagnosis, _sts
 from xacct_lambda._request import assume_role_request
 from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
 
@@ -421,7 +421,7 @@ def test_no_text_is_too_strange():
     assert all(ROLE in _diagnosis.refusal(code, text, request()) for text in cut for code in ("AccessDenied", "Other"))
 
 
-@pytest.mark.parametrize("code", sorted(_credentials._CALLER_CODES))
+@pytest.mark.parametrize("code", sorted(_diagnosis.CALLERS_FAULTS))
 def test_callers_codes(code):
     """What the credential cache takes for a fault of the caller's credentials, the message calls one."""
     assert "The caller's own credentials" in _diagnosis.refusal(code, "no", request())

@@ -40,21 +40,6 @@ _LONGEST_BACK_OFF_SECONDS: Final = 60
 _MEMORY_SECONDS: Final = 5
 _CLOCK_STEP_SECONDS: Final = 1
 
-# Here STS did not refuse the role: it did not accept the caller's own credentials, which may be renewed in time.
-_CALLER_CODES: Final = frozenset(
-    {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "IncompleteSignature",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
-
 # What services answer to credentials that they no longer accept before their time (a revoked session, a new role).
 _REJECTION_CODES: Final = frozenset(
     {
@@ -325,7 +310,12 @@ class CredentialCache:
 
 
 def _refuses(outcome: XacctLambdaError | None) -> TypeGuard[AssumeRoleError]:
-    return isinstance(outcome, AssumeRoleError) and outcome.code not in _CALLER_CODES
+    if not isinstance(outcome, AssumeRoleError):
+        return False
+    # Here, as a cold start that is not refused does without it.
+    from xacct_lambda._diagnosis import CALLERS_FAULTS  # noqa: PLC0415
+
+    return outcome.code not in CALLERS_FAULTS
 
 
 def _unavailable(key: CredentialKey, code: str, message: str) -> STSUnavailableError:

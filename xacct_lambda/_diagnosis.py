@@ -338,7 +338,7 @@ def _malformed_policy(_text: str, request: AssumeRoleRequest) -> str:
     )
 
 
-_CALLERS_FAULTS: Final = {
+CALLERS_FAULTS: Final = {
     "ExpiredToken": "have expired",
     "ExpiredTokenException": "have expired",
     "IncompleteSignature": "are incomplete",
@@ -349,6 +349,7 @@ _CALLERS_FAULTS: Final = {
     "SignatureDoesNotMatch": "do not match (a wrong secret key, a clock that is wrong)",
     "UnrecognizedClientException": "are not valid (deactivated or deleted)",
 }
+"""Codes by which STS does not refuse the role: it did not accept the caller's own credentials, which may be renewed."""
 
 
 def _callers_credentials(fault: str, _text: str, request: AssumeRoleRequest) -> str:
@@ -364,5 +365,5 @@ _BY_CODE: Final[dict[str, Callable[[str, AssumeRoleRequest], str]]] = {
     "MalformedPolicyDocument": _malformed_policy,
     "PackedPolicyTooLarge": _packed_policy,
     "RegionDisabledException": _region_disabled,
-    **{code: partial(_callers_credentials, fault) for code, fault in _CALLERS_FAULTS.items()},
+    **{code: partial(_callers_credentials, fault) for code, fault in CALLERS_FAULTS.items()},
 }
