@@ -165,7 +165,7 @@ class _Case:
         return f"{statement}{_PATH if self.caller.is_session else ''}"
 
     def _statement(self, document: dict[str, Any]) -> str:
-        statements = document["Statement"] if isinstance(document["Statement"], list) else [document["Statement"]]
+        statements = policy.statements_of(document)
         of_action = [statement for statement in statements if statement["Action"] == self.action]
         return json.dumps((of_action or statements)[0])
 

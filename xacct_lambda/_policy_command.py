@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from xacct_lambda._handler import PlannedRole
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
-from xacct_lambda.policy import permissions_policy, trust_policy
+from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
 
 HELP: Final = "print the permissions policy of the execution role and the trust policy of the role it assumes"
 
@@ -101,8 +101,7 @@ def _joined(policies: list[dict[str, Any]]) -> dict[str, Any]:
         return policies[0]
     statements: list[Any] = []
     for policy in policies:
-        of_policy = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
-        statements += [statement for statement in of_policy if statement not in statements]
+        statements += [statement for statement in statements_of(policy) if statement not in statements]
     return {**policies[0], "Statement": statements}
 
 

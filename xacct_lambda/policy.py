@@ -95,6 +95,12 @@ def trust_policy(
     }
 
 
+def statements_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the statements of a policy, which may have one without a list around it."""
+    found = document.get("Statement", [])
+    return found if isinstance(found, list) else [found]
+
+
 def _actions(source_identity: str | None, tags: Mapping[str, str] | None) -> dict[str, _Condition]:
     """Return the actions that the call takes, each with the condition that keeps it to what is sent."""
     actions: dict[str, _Condition] = {"sts:AssumeRole": {}}

@@ -37,6 +37,7 @@ from xacct_lambda import _sessions
 from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
+from xacct_lambda.policy import statements_of
 
 if TYPE_CHECKING:
     from xacct_lambda import _moto
@@ -365,8 +366,7 @@ class CrossAccountAWS:
 
         role_arn_parts(role_arn)
         document = _trust("AWS", self.execution_role_arn) if trust is None else _document("trust", trust)
-        statements = document.get("Statement", [])
-        for statement in statements if isinstance(statements, list) else [statements]:
+        for statement in statements_of(document):
             if not statement.keys() & {"Principal", "NotPrincipal"} or "Resource" in statement:
                 raise ConfigurationError("trust", "each statement of a trust policy has a Principal and no Resource")
         _moto.put_role(role_arn, json.dumps(document), max_session_duration)
