@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from tests.benchmarks.aws import local_aws
-from tests.benchmarks.measures import Effort, Runner, measure
-from tests.benchmarks.processor import held_processor
-from tests.benchmarks.report import CHART, COMMAND, draw, markdown
+from .aws import local_aws
+from .measures import Effort, Runner, measure
+from .page import DOCS
+from .processor import held_processor
+from .report import CHART, COMMAND, draw, markdown
 
-_DOCS = Path(__file__).parents[2] / "docs"
 _DEFAULT = Effort(repeat=5, repeat_long=3, most_roles=2000, warm_rounds=30)
 _QUICK = Effort(repeat=1, repeat_long=1, most_roles=60, warm_rounds=5)
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one run of each and a short sweep, to see that all works")
-    parser.add_argument("--output", type=Path, default=_DOCS, help="folder for the page and its chart")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder for the page and its chart")
     arguments = parser.parse_args()
     effort = _QUICK if arguments.quick else _DEFAULT
 

@@ -23,8 +23,9 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from tests.benchmarks.aws import local_aws
-from tests.benchmarks.measures import STS_MILLISECONDS, Runner, Sample
+from .aws import local_aws
+from .measures import ROOT, STS_MILLISECONDS, Runner, Sample
+from .page import DOCS, fill, new_chart, save, table
 
 COMMAND = "python -m tests.benchmarks.many_accounts"
 ACCOUNTS = (50, 500)
@@ -34,8 +35,6 @@ UNBOUNDED_TENANTS = 750
 """As far as the 1,024 open files go that Lambda allows a function."""
 TENANT_STEP = 250
 
-_ROOT = Path(__file__).parents[2]
-_DOCS = _ROOT / "docs"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEGABYTE = 2**20
 
@@ -162,7 +161,7 @@ class _ManyRunner(Runner):
         self._say(" ".join(map(str, arguments)))
         command = [sys.executable, "-m", __spec__.name, "--scenario", *map(str, arguments)]
         environment = self._environment(sts) | {"TQDM_DISABLE": "1"}
-        done = subprocess.run(command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -188,13 +187,13 @@ def accounts_table(runner: _ManyRunner, function: str, counts: Iterable[int], re
             seconds, kept, peak = (median(sample[name] for sample in samples) for name in ("s", "mb", "peak_mb"))
             row += [f"{seconds:.2f}", f"{kept:.0f}", f"{peak:.0f}"]
         rows[manner] = row
-    return _table(["", *head], rows.values())
+    return table(["", *head], rows.values())
 
 
 def tenants_table(steps: list[Sample]) -> str:
     """Show what a process holds as tenants pass."""
     shown = [step for step in steps if step["tenants"] in {1, BOUND, 250, 500, 1000, 2000, 3000, 4000, 5000}]
-    return _table(
+    return table(
         ("tenants that have passed", "resident MB", "open files", "sessions held", "sets of credentials held"),
         (
             [
@@ -209,36 +208,16 @@ def tenants_table(steps: list[Sample]) -> str:
     )
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _draw(bounded: list[Sample], unbounded: list[Sample], path: Path) -> None:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.rcParams.update({"svg.hashsalt": "xacct_lambda", "svg.fonttype": "none", "font.size": 10})
-    chart = Figure(figsize=(10, 3.6), layout="constrained")
+    chart = new_chart(10, 3.6)
     for axes, figure, title in zip(
         chart.subplots(1, 2), ("mb", "files"), ("resident memory, MB", "open files"), strict=True
     ):
         for steps, label in ((bounded, f"bound of {BOUND}"), (unbounded, "no bound in reach")):
             axes.plot([step["tenants"] for step in steps], [step[figure] for step in steps], marker=".", label=label)
         axes.set(title=title, xlabel="tenants that have passed", ylim=(0, None))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-    chart.savefig(path, format="svg", metadata={"Date": None})
-
-
-def _write(page: str, part: str, text: str) -> None:
-    """Put figures between a page's marks."""
-    path = _DOCS / page
-    begin, end = f"<!-- {COMMAND} {part} -->\n", "<!-- end -->"
-    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
+        axes.legend()
+    save(chart, path)
 
 
 def main() -> None:
@@ -257,19 +236,17 @@ def main() -> None:
         runner = _ManyRunner(endpoints, lambda text: print(text, file=sys.stderr))
         for part in ("sessions", "buckets"):
             if arguments.part in {part, "all"}:
-                table = accounts_table(runner, part, counts, repeat)
-                print(table)
+                figures = accounts_table(runner, part, counts, repeat)
+                print(figures)
                 if not arguments.quick:
-                    _write("accounts.md", part, table)
+                    fill("accounts.md", COMMAND, {part: figures})
         if arguments.part in {"tenants", "all"}:
             bounded = runner.scenario("pass_by", BOUND, tenants, sts=0)["steps"]
             unbounded = runner.scenario("pass_by", TENANTS, min(tenants, UNBOUNDED_TENANTS), sts=0)["steps"]
-            table = tenants_table(bounded)
-            print(table)
-            print(tenants_table(unbounded))
+            print(tenants_table(bounded), tenants_table(unbounded), sep="\n\n")
             if not arguments.quick:
-                _write("tenants.md", "tenants", table)
-                _draw(bounded, unbounded, _DOCS / "tenants.svg")
+                fill("tenants.md", COMMAND, {"tenants": tenants_table(bounded)})
+                _draw(bounded, unbounded, DOCS / "tenants.svg")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.aws import Endpoints
-from tests.benchmarks.processor import Hold
-from tests.benchmarks.scenarios import SIGNED_HOURS
+from .aws import Endpoints
+from .processor import Hold
+from .scenarios import SIGNED_HOURS
 
 STS_MILLISECONDS = 80
 SESSION_SECONDS = (900, 1800, 3600)
@@ -28,7 +28,7 @@ WITH_SESSIONS = (*LIBRARIES, "global")
 COLD = ("xacct", "xacct-prefetch", "xacct-lazy", "article", "library", "refresh", "global")
 SIGNING = ("xacct", "library", "refresh", "article", "global")
 
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 
 Sample = dict[str, Any]
 Samples = dict[str, list[Sample]]
@@ -102,7 +102,7 @@ class Runner:
         """Run a scenario in a process of its own; where it waits for its event, hold its processor first."""
         command = [sys.executable, "-m", "tests.benchmarks.scenarios", scenario, contestant, *map(str, arguments)]
         with subprocess.Popen(
-            command, cwd=_ROOT, env=self._environment(sts), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=self._environment(sts), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
             line = process.stdout.readline()
             if line == "initialised\n":
@@ -140,7 +140,7 @@ class Runner:
         # The module by its own name: what the package's front imports at first use goes past the tracing.
         trace = subprocess.run(
             [sys.executable, "-X", "importtime", "-c", "import boto3, xacct_lambda._handler"],
-            cwd=_ROOT,
+            cwd=ROOT,
             env=self._environment(0),
             stderr=subprocess.PIPE,
             text=True,

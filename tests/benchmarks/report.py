@@ -12,11 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from tests.benchmarks.contestants import CONTESTANTS
-from tests.benchmarks.measures import (
+from .contestants import CONTESTANTS
+from .measures import (
     COLD,
     LIBRARIES,
     SESSION_SECONDS,
@@ -30,8 +27,9 @@ from tests.benchmarks.measures import (
     middle,
     paired,
 )
-from tests.benchmarks.processor import SHARE
-from tests.benchmarks.scenarios import MEMORY_LIMITS, ROLES_AT_ONCE, ROLES_TO_GROW, SIGNED_HOURS
+from .page import new_chart, save, table
+from .processor import SHARE
+from .scenarios import MEMORY_LIMITS, ROLES_AT_ONCE, ROLES_TO_GROW, SIGNED_HOURS
 
 COMMAND = "python -m tests.benchmarks"
 CHART = "benchmarks.svg"
@@ -142,13 +140,6 @@ def targets(figures: Figures) -> list[Target]:
     ]
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table: the first column of words, the others of figures."""
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _cold_rows(figures: Figures) -> Iterable[list[str]]:
     for name in COLD:
         row = [_title(name)]
@@ -249,7 +240,7 @@ STS and S3 are a local server without TLS, so that neither side's time contains 
 
 {len(rows) - len(missed)} of {len(rows)} are met.
 
-{_table(("measure", "target", "measured", ""), ((*row[:3], "met" if row.met else "**missed**") for row in rows))}
+{table(("measure", "target", "measured", ""), ((*row[:3], "met" if row.met else "**missed**") for row in rows))}
 
 ## Cold start
 
@@ -257,19 +248,19 @@ From the first import to the answer to the first event, which asks S3 for a list
 away. The second half of the table holds the processor to a seventh of a core once the handler is imported, as a
 function of {_LAMBDA_CORE_MEGABYTES * SHARE:.0f} MB has it; here by {means}.
 
-{_table(cold_head, _cold_rows(figures))}
+{table(cold_head, _cold_rows(figures))}
 
 ## Warm calls
 
 {
-        _table(
+        table(
             ("µs over the bare handler", "per call"),
             ([_title(name), _number(middle(samples, "us"))] for name, samples in figures.warm.items()),
         )
     }
 
 {
-        _table(
+        table(
             ("µs to look up the credentials that a request is signed with", "per signature"),
             ([_title(name), _number(middle(samples, "us"))] for name, samples in figures.signature.items()),
         )
@@ -280,7 +271,7 @@ function of {_LAMBDA_CORE_MEGABYTES * SHARE:.0f} MB has it; here by {means}.
 Each a session with an `s3` client; in turn with each, one more client is made on one plain session.
 
 {
-        _table(
+        table(
             ("each further role", "ms", "its session alone, ms", "a client on one session, ms", "MB"),
             (
                 [
@@ -297,11 +288,11 @@ Each a session with an `s3` client; in turn with each, one more client is made o
 
 The sweep is one run for each contestant; all sessions and clients are kept.
 
-{_table(("resident MB with so many roles", *map(str, ROLES_TO_GROW)), _grown_rows(figures, "mb", 1))}
+{table(("resident MB with so many roles", *map(str, ROLES_TO_GROW)), _grown_rows(figures, "mb", 1))}
 
-{_table(("seconds to get there", *map(str, ROLES_TO_GROW)), _grown_rows(figures, "ms", 1000))}
+{table(("seconds to get there", *map(str, ROLES_TO_GROW)), _grown_rows(figures, "ms", 1000))}
 
-{_table(("roles that fit", *(f"{limit} MB" for limit in MEMORY_LIMITS)), _fits_rows(figures))}
+{table(("roles that fit", *(f"{limit} MB" for limit in MEMORY_LIMITS)), _fits_rows(figures))}
 
 The process alone is counted; Lambda's runtime takes its part of a function's memory too.
 
@@ -309,27 +300,27 @@ The process alone is counted; Lambda's runtime takes its part of a function's me
 
 Milliseconds until {ROLES_AT_ONCE} roles have credentials, STS {STS_MILLISECONDS} ms away; the peers one run each.
 
-{_table(("ms", "one after the other", "at once"), _many_rows(figures))}
+{table(("ms", "one after the other", "at once"), _many_rows(figures))}
 
 ## Life cycle
 
 AssumeRole calls in {SIGNED_HOURS} hours of one signature a second, by a clock that is set by hand.
 
-{_table(("sessions of", *(f"{seconds} s" for seconds in SESSION_SECONDS)), _life_rows(figures))}
+{table(("sessions of", *(f"{seconds} s" for seconds in SESSION_SECONDS)), _life_rows(figures))}
 
 ## Import
 
 What `from xacct_lambda import assume_role` adds to `import boto3`: {_number(middle(figures.imported[_OURS], "ms"))} ms.
 
 {
-        _table(
+        table(
             ("module", "ms of its own (traced, one run)", "boto3 needs it for one request anyway"),
             ([f"`{name}`", f"{ms:.2f}", "yes" if needed else ""] for name, ms, needed in figures.modules),
         )
     }
 
 {
-        _table(
+        table(
             ("import over `import boto3`", "ms"),
             ([_title(name), _number(middle(samples, "ms"))] for name, samples in figures.imported.items()),
         )
@@ -339,8 +330,7 @@ What `from xacct_lambda import assume_role` adds to `import boto3`: {_number(mid
 
 def draw(figures: Figures, path: Path) -> None:
     """Write the chart of memory and time against the number of roles."""
-    mpl.rcParams.update({"svg.hashsalt": "xacct_lambda", "svg.fonttype": "none", "font.size": 10})
-    chart = Figure(figsize=(10, 4.2), layout="constrained")
+    chart = new_chart(10, 4.2)
     memory, time = chart.subplots(1, 2)
     for name in WITH_SESSIONS:
         steps = figures.grown[name][0]["steps"]
@@ -355,7 +345,6 @@ def draw(figures: Figures, path: Path) -> None:
         axes.set_xticks(ROLES_TO_GROW, map(str, ROLES_TO_GROW))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.spines[["top", "right"]].set_visible(False)
     memory.set_yticks((*MEMORY_LIMITS, 1024, 2048))
-    memory.legend(frameon=False)
-    chart.savefig(path, format="svg", metadata={"Date": None})
+    memory.legend()
+    save(chart, path)

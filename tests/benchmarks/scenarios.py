@@ -10,7 +10,7 @@ import time
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.contestants import CONTESTANTS, Clock, Contestant, CountingSTS
+from .contestants import CONTESTANTS, Clock, Contestant, CountingSTS
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEGABYTE = 2**20

@@ -1,4 +1,4 @@
-"""The AssumeRole calls of a fleet: ``python docs/scaling_simulation.py`` writes the tables and the chart of scaling.md.
+"""The AssumeRole calls of a fleet: ``python -m tests.benchmarks.fleet`` writes the tables and the chart of scaling.md.
 
 Every execution environment is one of the library's own credential caches, by a clock that is set by hand: when renewal
 starts, how long a back-off is and what is served meanwhile is the library's to decide, and copied nowhere. Environments
@@ -21,7 +21,9 @@ from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._sts import _PAUSE_SECONDS, _TRIES, FrozenCredentials, IssuedCredentials
 from xacct_lambda.exceptions import STSUnavailableError
 
-COMMAND = "python docs/scaling_simulation.py"
+from .page import DOCS, fill, new_chart, save, table
+
+COMMAND = "python -m tests.benchmarks.fleet"
 ENVIRONMENTS = 10_000
 STARTS_PER_SECOND = 100
 """Lambda adds up to 1,000 environments every 10 seconds to a function: docs.aws.amazon.com/lambda, "scaling rate"."""
@@ -34,7 +36,6 @@ HOURS = 4
 SEED = 20
 
 _ROLE = "arn:aws:iam::222222222222:role/orders"
-_HERE = Path(__file__).parent
 _CREDENTIALS = FrozenCredentials(*("x" for _ in FrozenCredentials._fields))
 
 
@@ -89,7 +90,7 @@ class Fleet(NamedTuple):
     """When each environment got its first credentials."""
 
 
-def simulate(  # noqa: PLR0913 - the knobs of the model
+def simulate(
     starts: Iterable[float],
     *,
     seconds: int = 3600,
@@ -120,7 +121,7 @@ def simulate(  # noqa: PLR0913 - the knobs of the model
             heapq.heapreplace(due, (sts.now + EVENT_SECONDS, number, cache))
         else:
             ready_at.setdefault(number, sts.now)
-            heapq.heapreplace(due, (cache._held[key].renew_at, number, cache))  # noqa: SLF001 - when it asks next
+            heapq.heapreplace(due, (cache._held[key].renew_at, number, cache))
     return Fleet(sts.sent, sts.granted, failed_events, list(ready_at.values()))
 
 
@@ -141,7 +142,7 @@ def steady_table() -> str:
         for environments in (100, 1000, 10_000)
         for roles in (1, 10, 100)
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def wave_row(title: str, starts: list[float], *, jitter: bool) -> list[str]:
@@ -163,7 +164,7 @@ def waves_table(environments: int) -> str:
         for title, starts in ((RAMP, ramp(environments)), ("all in one second", at_once))
         for jitter in (False, True)
     ]
-    return _table(["busiest second", "start", "1st renewal", "2nd", "3rd", "4th and later"], rows)
+    return table(["busiest second", "start", "1st renewal", "2nd", "3rd", "4th and later"], rows)
 
 
 def throttling_table(environments: int) -> str:
@@ -191,22 +192,12 @@ def throttling_table(environments: int) -> str:
         "with jitter",
         "renewal: failed events",
     ]
-    return _table(head, rows)
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(head, rows)
 
 
 def draw_chart(environments: int, path: Path) -> None:
     """Write the chart: the calls of four hours, and the start under quotas."""
-    import matplotlib as mpl  # noqa: PLC0415 - the tables do without
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    mpl.rcParams.update({"svg.hashsalt": "xacct_lambda", "svg.fonttype": "none", "font.size": 10})
-    chart = Figure(figsize=(10, 4), layout="constrained")
+    chart = new_chart(10, 4)
     calls, start = chart.subplots(1, 2, width_ratios=(2, 1))
     step = 20
     for jitter in (False, True):
@@ -226,9 +217,8 @@ def draw_chart(environments: int, path: Path) -> None:
         start.plot([0, *ready], range(len(ready) + 1), label=f"{quota} calls a second taken")
     start.set(title="environments with credentials", xlabel="seconds from the first start", ylim=(0, None))
     for axes in (calls, start):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-    chart.savefig(path, format="svg", metadata={"Date": None})
+        axes.legend()
+    save(chart, path)
 
 
 def tables(environments: int) -> dict[str, str]:
@@ -238,14 +228,6 @@ def tables(environments: int) -> dict[str, str]:
         "waves": waves_table(environments),
         "throttling": throttling_table(environments),
     }
-
-
-def fill(page: str, found: dict[str, str]) -> str:
-    """Return the page with the tables in their places."""
-    for name, table in found.items():
-        before, mark, rest = page.partition(f"<!-- {COMMAND}: {name} -->\n")
-        page = f"{before}{mark}\n{table}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
-    return page
 
 
 def main() -> None:
@@ -260,9 +242,8 @@ def main() -> None:
     if arguments.print:
         print(*found.values(), sep="\n\n")
         return
-    page = _HERE / "scaling.md"
-    page.write_text(fill(page.read_text(encoding="utf-8"), found), encoding="utf-8")
-    draw_chart(arguments.environments, _HERE / "scaling.svg")
+    fill("scaling.md", COMMAND, found)
+    draw_chart(arguments.environments, DOCS / "scaling.svg")
 
 
 if __name__ == "__main__":
