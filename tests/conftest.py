@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from scripted_sts import ScriptedSTS, scripted_sts
 
 from xacct_lambda import _sessions
 from xacct_lambda._request import AssumeRoleRequest
@@ -89,6 +92,26 @@ def clock() -> Clock:
 @pytest.fixture
 def sts(clock: Clock) -> FakeSTS:
     return FakeSTS(clock)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
+    """An STS on loopback, in the place of AWS's."""
+    with scripted_sts() as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", running.url)
+        yield running
+
+
+def holds_in_a_fork(fact: Callable[[], bool]) -> bool:
+    """Return what a forked child finds; it fails where it is stuck for 20 seconds."""
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - the child is not measured
+        signal.alarm(20)
+        try:
+            os._exit(0 if fact() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.fixture(autouse=True)

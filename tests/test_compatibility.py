@@ -25,7 +25,7 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent, event_source
 from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent
 from conftest import OTHER_ROLE, ROLE
 from moto import mock_aws
-from scripted_sts import refuse, scripted_sts, serve
+from scripted_sts import ScriptedSTS, refuse, serve
 
 from xacct_lambda import assume_role, assumed_session, cache_info
 from xacct_lambda._sts import seconds_left
@@ -92,7 +92,7 @@ def test_parameters_of_the_other_account() -> None:
             parameters.SSMProvider(boto3_session=boto3.Session()).get("/orders/url")
 
 
-def test_the_logger_and_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_logger_and_an_error(server: ScriptedSTS) -> None:
     """A record that a function logs about an error of the library has its class and its advice."""
     written = io.StringIO()
     logger = Logger(service="refused-orders", stream=written)
@@ -105,10 +105,8 @@ def test_the_logger_and_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         except Exception:
             logger.exception("no orders")
 
-    with scripted_sts() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
-        server.always = refuse("AccessDenied", "no")
-        lambda_handler({}, CONTEXT)
+    server.always = refuse("AccessDenied", "no")
+    lambda_handler({}, CONTEXT)
 
     record = json.loads(written.getvalue())
     assert record["function_request_id"] == CONTEXT.aws_request_id
@@ -116,7 +114,7 @@ def test_the_logger_and_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "python -m xacct_lambda policy" in record["exception"]
 
 
-def test_a_batch_of_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_tenants(server: ScriptedSTS) -> None:
     """Of a batch only the record whose role refuses is handed back to the queue."""
     processor = BatchProcessor(event_type=EventType.SQS)
 
@@ -132,12 +130,10 @@ def test_a_batch_of_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
 
     bodies = [ROLE, OTHER_ROLE, ROLE]
     records = [{"messageId": str(number), "body": body} for number, body in enumerate(bodies)]
-    with scripted_sts() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
-        server.always = answer
+    server.always = answer
 
-        assert lambda_handler({"Records": records}, CONTEXT) == {"batchItemFailures": [{"itemIdentifier": "1"}]}
-        assert server.count() == 2
+    assert lambda_handler({"Records": records}, CONTEXT) == {"batchItemFailures": [{"itemIdentifier": "1"}]}
+    assert server.count() == 2
 
 
 def test_a_batch_with_an_injected_client() -> None:

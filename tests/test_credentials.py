@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 from cachetools import TLRUCache
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, refusal
 
 from xacct_lambda._credentials import AssumedRoleCredentials, CredentialCache, CredentialKey, advisory_seconds
 from xacct_lambda._request import assume_role_request
@@ -583,18 +583,15 @@ def test_a_forked_child_can_assume_roles(cache: CredentialCache, sts: FakeSTS) -
     holder.start()
     inside.wait(5)
 
-    pid = os.fork()
-    if pid == 0:  # pragma: no cover - the child is not measured
-        try:
-            sts.during = lambda: None
-            cache.after_fork()
-            os._exit(0 if cache.get(KEY) and cache.get(key_for(role_arn=OTHER_ROLE)).token != held.token else 1)
-        finally:
-            os._exit(2)
+    def child_assumes_roles() -> bool:
+        sts.during = lambda: None
+        cache.after_fork()
+        return bool(cache.get(KEY)) and cache.get(key_for(role_arn=OTHER_ROLE)).token != held.token
+
+    assert holds_in_a_fork(child_assumes_roles)
     release.set()
     holder.join()
     leader.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_a_fork_keeps_the_parents_credentials(cache: CredentialCache, sts: FakeSTS) -> None:

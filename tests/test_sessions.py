@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import NoAuthTokenError
 from botocore.loaders import JSONFileLoader
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
@@ -480,17 +480,15 @@ def test_a_fork_is_noticed_by_itself(sts: FakeSTS) -> None:
     holder = threading.Thread(target=hold)
     holder.start()
     inside.wait(5)
-    pid = os.fork()
-    if pid == 0:  # pragma: no cover - the child is not measured
-        try:
-            fresh = assumed_session(ROLE)
-            fresh.client("sqs")
-            os._exit(0 if fresh is not session and token_of(fresh) == "token-1" else 1)
-        finally:
-            os._exit(2)
+
+    def child_has_its_own() -> bool:
+        fresh = assumed_session(ROLE)
+        fresh.client("sqs")
+        return fresh is not session and token_of(fresh) == "token-1"
+
+    assert holds_in_a_fork(child_has_its_own)
     release.set()
     holder.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_after_a_fork_clients_are_made_anew(sts: FakeSTS) -> None:

@@ -27,7 +27,6 @@ from scripted_sts import (
     hang,
     issue,
     refuse,
-    scripted_sts,
     slowly,
 )
 
@@ -41,13 +40,6 @@ REFUSAL = (
     f"sts:AssumeRole on resource: {ROLE}"
 )
 REQUEST = assume_role_request(ROLE)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
-    with scripted_sts() as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", running.url)
-        yield running
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ class _Plan:
         if kind is None or prefetch is False or self._per_event:
             return
         if prefetch and kind != "snap-start":
-            credentials: Any = self._session(()).get_credentials()
+            credentials: Any = self._session().get_credentials()
             # Not in the thread: beside the making of other clients it would parse what they share a second time.
             credentials.prepare()
             threading.Thread(target=_prefetch, args=(credentials,), name="xacct_lambda-prefetch", daemon=True).start()
@@ -188,21 +188,21 @@ class _Plan:
                 return injected
             return self._look_up()
         missing = self.names - passed.keys()
-        return passed | self._taken(self._session(positional), missing) if missing else passed
+        return passed | self._taken(self._session(*positional), missing) if missing else passed
 
     def _look_up(self) -> dict[str, Any]:
         # The epoch is read first: should it change meanwhile, the next call looks up once more.
         epoch = _sessions.state.epoch
-        injected = self._taken(self._session(()), self.names)
+        injected = self._taken(self._session(), self.names)
         self._memory.lookup = _Lookup(epoch, boto3.DEFAULT_SESSION, injected)
         return injected
 
     def _taken(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
         return {name: self._injections[name].of(session) for name in names}
 
-    def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
+    def _session(self, *positional: Any) -> boto3.Session:
         role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
-        return session_for(role_arn, self._options, positional)
+        return session_for(role_arn, self._options, *positional)
 
 
 def _prefetch(credentials: Any) -> None:

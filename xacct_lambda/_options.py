@@ -67,7 +67,7 @@ def checked_options(options: AssumeRoleOptions) -> dict[str, Any]:
     return checked | {name: canonical[name] for name, value in fixed.items() if value is not None}
 
 
-def session_for(role_arn: str, options: Mapping[str, Any], arguments: tuple[Any, ...]) -> boto3.Session:
+def session_for(role_arn: str, options: Mapping[str, Any], *arguments: Any) -> boto3.Session:
     """Return the session that the options describe, those that are callables called with the arguments.
 
     Raises:
@@ -81,5 +81,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Return the question whether the most similar of the names was meant, or nothing where none is similar."""
     import difflib  # noqa: PLC0415 - of use to mistakes alone
 
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name, list(names))
     return f"; did you mean {near[0]!r}?" if near else ""
