@@ -204,8 +204,9 @@ def _compile(root: Path, version: str) -> bool:
             *("-s", str(root), "-p", "/opt", str(root / "python")),
         ],
         check=True,
-        # A random order of hashes might show in the bytecode.
-        env={"PYTHONHASHSEED": "0"},
+        # What is set for this Python is not for that one. A random order of hashes might show in the bytecode.
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        | {"PYTHONHASHSEED": "0"},
     )
     return True
 
