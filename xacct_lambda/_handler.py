@@ -229,7 +229,7 @@ class _Plan:
         if kind is None or prefetch is False or self._per_event:
             return
         if prefetch and kind != "snap-start":
-            credentials: Any = self._session(()).get_credentials()
+            credentials: Any = self._session().get_credentials()
             # Not in the thread: beside the making of other clients it would parse what they share a second time.
             credentials.prepare()
             threading.Thread(target=_prefetch, args=(credentials,), name="xacct_lambda-prefetch", daemon=True).start()
@@ -243,19 +243,19 @@ class _Plan:
                 return injected
             return self._look_up()
         missing = self.names - passed.keys()
-        return passed | self._taken(self._session(positional), missing) if missing else passed
+        return passed | self._taken(self._session(*positional), missing) if missing else passed
 
     def _look_up(self) -> dict[str, Any]:
         # The epoch is read first: should it change meanwhile, the next call looks up once more.
         epoch = _sessions.state.epoch
-        injected = self._taken(self._session(()), self.names)
+        injected = self._taken(self._session(), self.names)
         self._memory.lookup = _Lookup(epoch, boto3.DEFAULT_SESSION, injected)
         return injected
 
     def _taken(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
         return {name: self._injections[name].of(session) for name in names}
 
-    def _session(self, positional: tuple[Any, ...]) -> boto3.Session:
+    def _session(self, *positional: Any) -> boto3.Session:
         role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
         options = {name: value(*positional) if callable(value) else value for name, value in self._options.items()}
         return _sessions.assumed_session(role_arn, **options)
@@ -420,5 +420,5 @@ def _add(injections: dict[str, _Injection], argument: str, name: str, injection:
 def _nearest(name: str, names: Iterable[str]) -> str:
     import difflib  # noqa: PLC0415 - of use to mistakes alone
 
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name, list(names))
     return f"; did you mean {near[0]!r}?" if near else ""
