@@ -614,7 +614,7 @@ def test_a_failed_prefetch_is_logged_and_tried_again(
 
     assert handler(EVENT, CONTEXT).get_credentials().token == "token-2"
     assert [(record.levelno, record.name) for record in caplog.records] == [(logging.WARNING, "xacct_lambda._handler")]
-    assert str(failure) in caplog.text
+    assert caplog.messages == [f"Credentials could not be fetched ahead; the first event tries again. {failure}"]
 
 
 def test_assume_role_overlaps_the_making_of_clients(
