@@ -231,7 +231,15 @@ def test_nothing_is_begun_that_cannot_end(sts: PickySTS) -> None:
 
     assert list(caught.value.results.values()) == ["done"]
     assert {type(error) for error in caught.value.failures.values()} == {STSUnavailableError}
+    assert [error.role_arn for error in caught.value.failures.values()] == ROLES[1:5]  # type: ignore[attr-defined]
     assert invocation.get() is None
+
+
+def test_no_role_is_assumed_without_time(sts: PickySTS) -> None:
+    """``assumed_sessions`` keeps to the context as ``for_each_account`` does."""
+    outcomes = assumed_sessions(ROLES[:2], context=Context(200), return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes.values()} == {STSUnavailableError}
 
 
 def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
@@ -247,8 +255,13 @@ def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
 
 def test_the_loop_over_accounts(sts: PickySTS) -> None:
     """``for_each_account`` calls the function with each session and account, and returns what it returned."""
-    results = for_each_account(lambda session, account_id: (session, account_id), ROLES[:2])
+    reported: dict[str, Any] = {}
 
+    results = for_each_account(
+        lambda session, account_id: (session, account_id), ROLES[:2], progress=reported.__setitem__
+    )
+
+    assert reported == results
     assert results == {role_arn: (assumed_session(role_arn), role_arn[13:25]) for role_arn in ROLES[:2]}
 
 
