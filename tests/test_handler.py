@@ -562,12 +562,15 @@ def test_the_init_phase(
 ) -> None:
     """Inside Lambda, clients are made at decoration; AssumeRole is called there on request, but not for a snapshot."""
     in_lambda(kind)
+    holds_up_the_end: list[bool] = []
+    sts.during = lambda: holds_up_the_end.append(not threading.current_thread().daemon)
 
     assume_role(ROLE, clients=["s3"], prefetch=prefetch)(takes_s3)
     finish_prefetching()
 
     assert (cache_info().clients, sts.calls) == (clients, calls)
     assert sts.prepared == calls, "the STS client is made before the thread starts"
+    assert not any(holds_up_the_end), "a process that ends does not wait for STS"
 
 
 @pytest.mark.parametrize("prefetch", [None, True, False])
