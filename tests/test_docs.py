@@ -34,7 +34,7 @@ PAGES = [
 EXTRAS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 # Programs of pages that are not this project's; of these no more is checked than that they are meant.
-PROGRAMS = {"aws", "docker", "gh", "git", "npm", "sam", "terraform"}
+PROGRAMS = {"aws", "docker", "gh", "git", "mutmut", "npm", "sam", "terraform"}
 PROGRAMS |= {"cd", "cp", "curl", "echo", "grep", "ls", "mkdir", "rm", "sha256sum", "unzip", "zip"}
 MODULES = {"build", "pip", "pytest", "sphinx", "twine", "xacct_lambda"}
 
