@@ -44,9 +44,12 @@ class FakeSTS:
         self.during: Callable[[], None] = lambda: None
         self.forgotten = 0
         self.prepared = 0
+        self.asked: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
+        """The arguments of each call, made or prepared."""
         self._clock = clock
 
-    def assume_role(self, _source: boto3.Session, request: AssumeRoleRequest, _config: Any) -> IssuedCredentials:
+    def assume_role(self, source: boto3.Session, request: AssumeRoleRequest, config: Any) -> IssuedCredentials:
+        self.asked.append((source, request, config))
         self.calls += 1
         number = self.calls
         self.during()
@@ -61,7 +64,8 @@ class FakeSTS:
         frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
         return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
 
-    def prepare(self, _source: boto3.Session, _request: AssumeRoleRequest, _config: Any) -> None:
+    def prepare(self, source: boto3.Session, request: AssumeRoleRequest, config: Any) -> None:
+        self.asked.append((source, request, config))
         self.prepared += 1
 
     def forget_clients(self) -> None:

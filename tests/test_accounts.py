@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+from functools import partial
 from typing import Any
 
 import boto3
@@ -62,13 +63,39 @@ def test_roles_are_assumed_at_the_same_time(sts: PickySTS) -> None:
 
 
 def test_the_number_of_threads_is_bounded(sts: PickySTS) -> None:
-    """No more than ``max_workers`` threads work."""
+    """No more than ``max_workers`` threads work, and their names say whose they are."""
     seen: set[str] = set()
     sts.during = lambda: seen.add(threading.current_thread().name)
 
     assumed_sessions(ROLES, max_workers=3)
 
     assert 1 <= len(seen) <= 3
+    assert all(name.startswith("xacct_lambda_") for name in seen)
+
+
+@pytest.mark.parametrize("loop", [assumed_sessions, partial(for_each_account, lambda session, _account_id: session)])
+def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
+    """By default 32 roles are assumed at the same time, and no 33rd."""
+    under_way: set[int] = set()
+    most = []
+    all_of_32 = threading.Barrier(32, timeout=5)
+
+    def together() -> None:
+        under_way.add(threading.get_ident())
+        most.append(len(under_way))
+        all_of_32.wait()
+
+    sts.during = together
+
+    loop([f"{ROLE}-{number}" for number in range(64)])
+
+    assert max(most) == 32
+
+
+@pytest.mark.parametrize("max_workers", [1, 50])
+def test_the_limits_themselves_are_allowed(sts: PickySTS, max_workers: int) -> None:
+    """One role at a time is possible, and 50 are."""
+    assert list(assumed_sessions(ROLES, max_workers=max_workers)) == ROLES
 
 
 def test_a_role_given_twice_is_assumed_once(sts: PickySTS) -> None:
@@ -89,8 +116,10 @@ def test_one_bad_role_costs_no_other(sts: PickySTS) -> None:
     assert isinstance(error.failures[ROLES[3]], AssumeRoleError)
     assert isinstance(error.failures["not an ARN"], ConfigurationError)
     assert list(error.results) == [role_arn for role_arn in ROLES if role_arn != ROLES[3]]
-    assert str(error).startswith("2 of 21 roles failed:\n- arn:aws:iam::")
-    assert f"STS refused {ROLES[3]}" in str(error)
+    assert str(error) == (
+        f"2 of 21 roles failed:\n- {ROLES[3]}: STS refused {ROLES[3]}\n- not an ARN: {error.failures['not an ARN']}"
+    )
+    assert PartialFailureError(error.failures, error.results).args == (error.failures, error.results)
 
 
 def test_partial_failures_pickle_without_their_sessions(sts: PickySTS) -> None:
@@ -185,6 +214,8 @@ def test_progress_is_reported_as_it_comes(sts: PickySTS, caplog: pytest.LogCaptu
     assert threads == {threading.current_thread()}
     assert f"{ROLES[1]} failed" in caplog.text
     assert caplog.text.count(" done (") == 19
+    assert caplog.messages[0].endswith(" (1 of 20)")
+    assert caplog.messages[-1].endswith(" (20 of 20)")
 
 
 class Context:
@@ -208,7 +239,15 @@ def test_nothing_is_begun_that_cannot_end(sts: PickySTS) -> None:
 
     assert list(caught.value.results.values()) == ["done"]
     assert {type(error) for error in caught.value.failures.values()} == {STSUnavailableError}
+    assert [error.role_arn for error in caught.value.failures.values()] == ROLES[1:5]  # type: ignore[attr-defined]
     assert invocation.get() is None
+
+
+def test_no_role_is_assumed_without_time(sts: PickySTS) -> None:
+    """``assumed_sessions`` keeps to the context as ``for_each_account`` does."""
+    outcomes = assumed_sessions(ROLES[:2], context=Context(200), return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes.values()} == {STSUnavailableError}
 
 
 def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
@@ -224,8 +263,13 @@ def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
 
 def test_the_loop_over_accounts(sts: PickySTS) -> None:
     """``for_each_account`` calls the function with each session and account, and returns what it returned."""
-    results = for_each_account(lambda session, account_id: (session, account_id), ROLES[:2])
+    reported: dict[str, Any] = {}
 
+    results = for_each_account(
+        lambda session, account_id: (session, account_id), ROLES[:2], progress=reported.__setitem__
+    )
+
+    assert reported == results
     assert results == {role_arn: (assumed_session(role_arn), role_arn[13:25]) for role_arn in ROLES[:2]}
 
 

@@ -10,10 +10,12 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from cachetools import TLRUCache
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, refusal
 
@@ -285,8 +287,12 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
         leader = pool.submit(cache.get, KEY)
         while not sts.calls:
             time.sleep(0.001)
-        with pytest.raises(STSUnavailableError, match="invocation's time is nearly over"):
+        with pytest.raises(STSUnavailableError) as caught:
             pool.submit(follow).result(5)
+        said = "STS has not answered, and the invocation's time is nearly over"
+        assert str(caught.value) == f"{ROLE}: {said}"
+        assert caught.value.response == {"Error": {"Code": "NoAnswerInTime", "Message": said}}
+        assert caught.value.role_arn == ROLE
         release.set()
         assert isinstance(leader.result(5), FrozenCredentials)
 
@@ -306,10 +312,34 @@ def test_an_outage_is_served_from_what_is_held(
         assert cache.get(KEY) is first
         clock.advance(1)
 
-    assert sts.calls - 1 <= 14 * 60 / 30 + 4, "the back-off doubles from 5 s to 60 s, halved at most by jitter"
+    assert sts.calls - 1 <= 14 * 60 / 30 + 4
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert ROLE in caplog.text
-    assert "another 840 s" in caplog.text
+    assert caplog.messages == [
+        f"Renewing the credentials of {ROLE} failed; those at hand serve for another 840 s. no answer for {ROLE}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("jitter", "pauses"),
+    [(min, [2.5, 5, 10, 20, 30, 30]), (max, [5, 10, 20, 40, 60, 60])],
+    ids=["least", "most"],
+)
+def test_the_back_off_doubles(
+    sts: FakeSTS, clock: Clock, jitter: Callable[[float, float], float], pauses: list[float]
+) -> None:
+    """Between failed renewals the pause doubles from 5 to 60 seconds, and jitter takes off up to half."""
+    cache = CredentialCache(sts, clock=clock, jitter=jitter)
+    cache.get(KEY)
+    clock.advance(HOUR - 600)
+    sts.failure = outage()
+    attempts: list[float] = []
+    sts.during = lambda: attempts.append(clock())
+
+    while len(attempts) <= len(pauses):
+        cache.get(KEY)
+        clock.advance(0.5)
+
+    assert [later - earlier for earlier, later in pairwise(attempts)] == pauses
 
 
 def test_after_an_outage_that_outlasts_the_credentials(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
@@ -463,8 +493,13 @@ def test_min_ttl_longer_than_what_sts_issues(cache: CredentialCache, sts: FakeST
     """Where STS issues less than is needed, the error says how much was needed."""
     sts.lifetime = 900
 
-    with pytest.raises(STSUnavailableError, match="less than the 2700 s needed"):
+    with pytest.raises(STSUnavailableError) as caught:
         cache.get(KEY, min_ttl_seconds=2700)
+
+    said = "STS issued credentials for less than the 2700 s needed: is the clock right?"
+    assert str(caught.value) == f"{ROLE}: {said}"
+    assert caught.value.response == {"Error": {"Code": "CredentialsTooShort", "Message": said}}
+    assert caught.value.role_arn == ROLE
 
 
 # --- Credentials that a service rejects -------------------------------------------------------------------------------
@@ -528,13 +563,14 @@ def test_the_number_of_roles_is_bounded(sts: FakeSTS, clock: Clock) -> None:
 
 def test_counts(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """Hits, misses, STS calls, failures and sets held are counted; an expired set is not held."""
-    cache.get(KEY)
-    cache.get(KEY)
+    for _ in range(4):
+        cache.get(KEY)
     sts.failure = refusal()
-    with pytest.raises(AssumeRoleError):
-        cache.get(key_for(role_arn=OTHER_ROLE))
+    for number in range(2):
+        with pytest.raises(AssumeRoleError):
+            cache.get(key_for(role_arn=f"{OTHER_ROLE}-{number}"))
 
-    assert cache.counts() == (1, 2, 2, 1, 1)
+    assert cache.counts() == (3, 3, 3, 2, 1)
     clock.advance(HOUR)
     assert cache.counts().held == 0
 
@@ -626,8 +662,12 @@ def test_credentials_do_not_print_or_pickle(cache: CredentialCache) -> None:
         assert "secret-1" not in repr(secret)
         assert "token-1" not in repr(secret)
         assert "ASIA1" not in str(secret)
-        with pytest.raises(TypeError, match="do not pickle"):
+        with pytest.raises(TypeError) as caught:
             pickle.dumps(secret)
+        assert str(caught.value) == (
+            "credentials do not pickle: send the role's ARN and assume the role on the other side"
+        )
+    assert repr(frozen) == "FrozenCredentials(***)"
 
 
 def test_credentials_have_botocores_attributes(cache: CredentialCache, sts: FakeSTS) -> None:
@@ -640,6 +680,31 @@ def test_credentials_have_botocores_attributes(cache: CredentialCache, sts: Fake
     assert (credentials.access_key, credentials.secret_key, credentials.token) == ("ASIA1", "secret-1", "token-1")
     assert repr(credentials) == f"AssumedRoleCredentials({ROLE!r})"
     assert sts.calls == 1
+
+
+def test_what_the_credentials_were_made_with_reaches_sts(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Source session, request and ``sts_config`` go along, whether the call is made, made ahead or prepared."""
+    config = Config(read_timeout=2)
+    credentials = AssumedRoleCredentials(cache, KEY, config=config)
+
+    credentials.prepare()
+    credentials.prefetch()
+    cache.forget()
+    credentials.get_frozen_credentials()
+
+    assert sts.asked == [(SOURCE, KEY.request, config)] * 3
+
+
+def test_a_request_is_sent_again_once(cache: CredentialCache, clock: Clock) -> None:
+    """A rejected request is sent again without delay, and however long that takes, not a second time."""
+    credentials = AssumedRoleCredentials(cache, KEY)
+    response: Any = (None, {"Error": {"Code": "ExpiredToken"}})
+    context: dict[str, Any] = {"xacct_lambda_signer": credentials.access_key}
+
+    assert credentials._renew_rejected(response, {"context": context}) == 0
+    clock.advance(60)
+    context["xacct_lambda_signer"] = credentials.access_key
+    assert credentials._renew_rejected(response, {"context": context}) is None
 
 
 def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS) -> None:

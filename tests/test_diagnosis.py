@@ -8,7 +8,16 @@ import re
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError, EndpointConnectionError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    ConnectionError,  # noqa: A004 - the common ancestor of some
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    MetadataRetrievalError,
+)
 from botocore.parsers import ResponseParserError
 
 from xacct_lambda import _diagnosis, _sts
@@ -395,6 +404,14 @@ def test_caller_that_is_a_user():
     assert "STS does not show" not in message
 
 
+def test_caller_with_a_colon_in_its_path():
+    """IAM allows colons in a path."""
+    user = "arn:aws:iam::111111111111:user/staff:a/alice"
+    assert f"--execution-role-arn {user}." in _diagnosis.refusal(
+        "AccessDenied", DENIED.replace(CALLER, user), request()
+    )
+
+
 def test_caller_that_no_policy_can_name():
     """Whom STS names is named, even where that is no principal for the role's trust policy."""
     text = DENIED.replace(CALLER, "arn:aws:sts::111111111111:federated-user/bob")
@@ -431,7 +448,10 @@ def test_caller_of_another_partition():
     """No policy reaches across partitions, so there the ARN is what is wrong."""
     text = DENIED.replace(CALLER, CALLER.replace("arn:aws:", "arn:aws-cn:"))
     message = _diagnosis.refusal("AccessDenied", text, request())
-    assert "the caller is in the partition aws-cn, the role in aws" in message
+    assert (
+        ": the caller is in the partition aws-cn, the role in aws, and no policy reaches from one into the other. "
+        "Correct the role's ARN. A change"
+    ) in message
 
 
 @pytest.mark.parametrize(
@@ -439,7 +459,11 @@ def test_caller_of_another_partition():
     [
         ("Throttling", "Rate exceeded", "too many calls"),
         ("ThrottlingException", "Rate exceeded (reached max retries: 4)", "too many calls"),
+        ("RequestThrottled", "", "too many calls"),
         ("SlowDown", "Please reduce your request rate", "too many calls"),
+        ("TooManyRequestsException", "", "too many calls"),
+        ("RequestLimitExceeded", "", "too many calls"),
+        ("ServiceUnavailable", "Rate exceeded", "too many calls"),
         ("InternalFailure", "", "a fault on its side"),
         ("ServiceUnavailable", "Try again", "a fault on its side"),
     ],
@@ -459,17 +483,19 @@ REGIONAL = "https://sts.eu-west-1.amazonaws.com/"
         (ConnectTimeoutError(endpoint_url=REGIONAL), "(com.amazonaws.eu-west-1.sts)"),
         (EndpointConnectionError(endpoint_url=REGIONAL), "a NAT gateway, or an interface endpoint for STS"),
         (ConnectTimeoutError(endpoint_url="https://sts.cn-north-1.amazonaws.com.cn/"), "(com.amazonaws.REGION.sts)"),
+        (ConnectionClosedError(endpoint_url=REGIONAL), f'from endpoint URL: "{REGIONAL}". A function in a VPC needs'),
         (CredentialRetrievalError(provider="sso", error_msg="no"), "The caller's own credentials"),
+        (MetadataRetrievalError(error_msg="no"), "The caller's own credentials"),
         (ResponseParserError("<html>"), "What answered"),
     ],
-    ids=["time-out", "no route", "elsewhere", "no credentials", "not STS"],
+    ids=["time-out", "no route", "elsewhere", "closed", "no credentials", "no metadata", "not STS"],
 )
 def test_no_answer(error, said):
     """A call without an answer says what a VPC needs, and says it only where the network is in question."""
     raised, _ = _sts.failure_of(error, request())
     assert isinstance(raised, STSUnavailableError)
     assert said in str(raised)
-    assert ("VPC" in str(raised)) == isinstance(error, ConnectTimeoutError | EndpointConnectionError)
+    assert ("VPC" in str(raised)) == isinstance(error, ConnectionError | HTTPClientError)
 
 
 def client_error(code, text, status=403):

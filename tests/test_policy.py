@@ -218,15 +218,16 @@ def command(*arguments: str) -> int:
 @pytest.fixture
 def handlers(monkeypatch, tmp_path):
     """A module in the working directory, as under ``xacct-lambda``, which has no working directory on its path."""
+    name = f"handlers_of_{tmp_path.name.replace('-', '_')}"
 
     def write(source: str) -> str:
-        name = f"handlers_of_{tmp_path.name.replace('-', '_')}"
         (tmp_path / f"{name}.py").write_text("from xacct_lambda import *\n" + source, encoding="utf-8")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
         return f"{name}:handler"
 
-    return write
+    yield write
+    sys.modules.pop(name, None)
 
 
 def test_command_heads_each_document_with_its_account(capsys):

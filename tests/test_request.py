@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 from botocore.session import get_session
@@ -18,6 +21,8 @@ from xacct_lambda.exceptions import ConfigurationError
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}]}
 STS_MODEL = get_session().get_service_model("sts").operation_model("AssumeRole")
+
+SESSION_NAME = "[A-Za-z0-9_+=,.@-]{2,64}"
 
 names = st.text("abcXYZ019_+=,.@-", min_size=2, max_size=12)
 tag_texts = st.text("abc éß漢019_.:/=+-@", min_size=1, max_size=8).filter(
@@ -162,7 +167,7 @@ def test_repr_holds_neither_external_id_nor_extra() -> None:
     """A request prints without its external ID, and without extra parameters, which may be secret."""
     request = assume_role_request(ROLE, external_id="very-secret", extra={"Novelty": "also-secret"})
 
-    assert "secret" not in repr(request)
+    assert repr(request) == f"AssumeRoleRequest({ROLE!r}, role_session_name='xacct-lambda')"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +188,68 @@ def test_default_session_name(monkeypatch: pytest.MonkeyPatch, function_name: st
 
     assert default_role_session_name() == session_name
     assert assume_role_request(ROLE).role_session_name == session_name
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=200))
+def test_whatever_the_function_is_called_sts_takes_the_session_name(function_name: str) -> None:
+    """A session name that is derived is one that could be given."""
+    with mock.patch.dict(os.environ, {"AWS_LAMBDA_FUNCTION_NAME": function_name}):
+        session_name = default_role_session_name()
+
+    assert re.fullmatch(SESSION_NAME, session_name)
+    assert assume_role_request(ROLE, role_session_name=session_name).role_session_name == session_name
+
+
+@pytest.mark.parametrize(
+    ("argument", "rule"),
+    [
+        ("role_session_name", SESSION_NAME),
+        ("source_identity", SESSION_NAME),
+        ("external_id", "[A-Za-z0-9_+=,.@:/-]{2,1224}"),
+    ],
+)
+def test_texts_are_taken_exactly_by_the_rule(argument: str, rule: str) -> None:
+    """A text is taken as it is where STS's documented pattern matches it, and refused elsewhere."""
+
+    @given(st.text("aZ09_+=,.@:/- \né２", max_size=70) | st.text(max_size=3))  # noqa: RUF001 - a full-width digit
+    def holds(text: str) -> None:
+        if re.fullmatch(rule, text):
+            assert getattr(assume_role_request(ROLE, **{argument: text}), argument) == text  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ConfigurationError):
+                assume_role_request(ROLE, **{argument: text})  # type: ignore[arg-type]
+
+    holds()
+
+
+@given(
+    st.sampled_from(["aws", "aws-cn", "aws-us-gov", "aws-iso-b"]),
+    st.from_regex("[0-9]{12}", fullmatch=True),
+    st.from_regex("([!-)+->@-~]{1,20}/){0,3}", fullmatch=True),
+    names,
+)
+def test_a_role_arn_is_made_of_its_parts(partition: str, account_id: str, path: str, name: str) -> None:
+    """Partition, account and path with name are read off an ARN as they stand in it."""
+    role_arn = f"arn:{partition}:iam::{account_id}:role/{path}{name}"
+
+    assert role_arn_parts(role_arn) == (role_arn, partition, account_id, f"{path}{name}")
+    request = assume_role_request(role_arn, role_session_name="orders")
+    assert request.assumed_role_arn == f"arn:{partition}:sts::{account_id}:assumed-role/{name}/orders"
+
+
+@given(st.data(), st.text("a/:*?é\n ", min_size=1, max_size=3) | st.text(min_size=1, max_size=3))
+def test_what_is_put_into_an_arn_stays_in_its_part(data: st.DataObject, text: str) -> None:
+    """Whatever is put anywhere into an ARN: it is refused, or its parts still make up the whole."""
+    place = data.draw(st.integers(0, len(ROLE)))
+    role_arn = ROLE[:place] + text + ROLE[place:]
+    try:
+        _, partition, account_id, resource = role_arn_parts(role_arn)
+    except ConfigurationError:
+        return
+    assert role_arn == f"arn:{partition}:iam::{account_id}:role/{resource}"
+    assert account_id == "222222222222"
+    assert role_arn.isascii()
+    assert role_arn.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -229,14 +229,17 @@ def test_other_arguments_give_another_client(arguments: dict[str, Any]) -> None:
     assert session.client("sqs", **arguments) is session.client("sqs", **copy.deepcopy(arguments))
 
 
-def test_a_client_with_keys_of_its_own_is_not_kept() -> None:
-    """Keys passed to ``client`` are neither kept nor compared: such a client is made each time."""
+def test_a_client_with_keys_of_its_own_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys passed to ``client`` are neither kept nor compared, even one alone: such a client is made each time."""
     session = assumed_session(ROLE)
     keys = {"aws_access_key_id": "AKIAOWN", "aws_secret_access_key": "own"}
 
     client = session.client("sqs", **keys)
 
     assert session.client("sqs", **keys) is not client
+    monkeypatch.setattr(boto3.Session, "client", lambda *_args, **_options: object())  # botocore refuses half a pair
+    for half in ({name: value} for name, value in keys.items()):
+        assert session.client("sqs", **half) is not session.client("sqs", **half)
     assert cache_info().clients == 0
 
 
@@ -270,8 +273,11 @@ def test_sessions_neither_print_nor_pickle_secrets() -> None:
     token_of(session)
 
     assert repr(session) == f"AssumedSession(AssumedRoleCredentials({ROLE!r}), region_name='eu-west-1')"
-    with pytest.raises(TypeError, match="sessions do not pickle"):
+    with pytest.raises(TypeError) as caught:
         pickle.dumps(session)
+    assert str(caught.value) == (
+        "sessions do not pickle: send the role's ARN and call assumed_session() on the other side"
+    )
 
 
 def test_a_callers_bearer_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import pickle
+import re
 import socket
 import traceback
 from collections.abc import Iterator
@@ -47,6 +48,20 @@ def sts() -> Iterator[STS]:
     sts = STS(sleep=lambda _seconds: None)
     yield sts
     gc.collect()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations with which clients are made from now on."""
+    configs: list[Config] = []
+    client = boto3.Session.client
+
+    def recorded(session: boto3.Session, *args: Any, **options: Any) -> Any:
+        configs.append(options["config"])
+        return client(session, *args, **options)
+
+    monkeypatch.setattr(boto3.Session, "client", recorded)
+    return configs
 
 
 @pytest.fixture
@@ -117,6 +132,20 @@ def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: s
     assert caught.value.__cause__ is not None
 
 
+def test_an_answer_that_is_not_stss_is_not_quoted(server: ScriptedSTS, sts: STS) -> None:
+    """What answers in STS's place may have quoted secrets, so its text is withheld."""
+    server.always = garble("<")
+
+    with pytest.raises(STSUnavailableError) as caught:
+        assume(sts)
+
+    assert caught.value.response["Error"]["Message"] == "the answer is not one of STS (its text is withheld)"
+    assert str(caught.value) == (
+        f"What answered for {ROLE} is not STS: the answer is not one of STS (its text is withheld). Look at what "
+        "stands in its place (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
+    )
+
+
 def test_a_refusal_is_not_tried_again(server: ScriptedSTS, sts: STS) -> None:
     """AccessDenied is an AssumeRoleError after one call, and what the article's ``except ClientError`` caught."""
     server.always = refuse("AccessDenied", REFUSAL)
@@ -130,6 +159,7 @@ def test_a_refusal_is_not_tried_again(server: ScriptedSTS, sts: STS) -> None:
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
     assert caught.value.role_arn == ROLE
     assert isinstance(caught.value.__cause__, ClientError)
+    assert caught.value.__cause__.operation_name == "AssumeRole"
 
 
 def test_errors_survive_pickling(server: ScriptedSTS, sts: STS) -> None:
@@ -164,11 +194,29 @@ def test_an_answer_for_another_role_is_not_used(server: ScriptedSTS, assumed_arn
     server.script = [lambda _handler, call: issue(call, assumed_arn=assumed_arn)]
     credentials = assumed_session(ROLE).get_credentials()
 
-    with pytest.raises(AssumeRoleError, match="STS answered for") as caught:
+    with pytest.raises(AssumeRoleError) as caught:
         credentials.get_frozen_credentials()
 
-    assert caught.value.code == "AssumedRoleMismatch"
+    assert str(caught.value) == (
+        f"STS answered for {assumed_arn}, and {REQUEST.assumed_role_arn} was asked for. Its credentials are not used: "
+        "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
+    )
+    assert caught.value.response == {"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed_arn}"}}
+    assert caught.value.role_arn == ROLE
     assert cache_info().roles == 0
+
+
+def test_an_answer_for_no_role_is_not_used(server: ScriptedSTS, sts: STS) -> None:
+    """An answer that does not say which role was assumed is used as little as one that names another."""
+
+    def unnamed(_handler: Any, call: dict[str, str]) -> tuple[int, str]:
+        status, text = issue(call)
+        return status, re.sub("<AssumedRoleUser>.*</AssumedRoleUser>", "", text)
+
+    server.always = unnamed
+
+    with pytest.raises(AssumeRoleError, match="STS answered for None"):
+        assume(sts)
 
 
 # --- Time -------------------------------------------------------------------------------------------------------------
@@ -213,26 +261,31 @@ def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> 
     assert caught.value.code == "EndpointConnectionError"
 
 
-def test_the_error_comes_within_the_invocation(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
-    """With 0.7 seconds of the invocation left, a hung STS is given up in half a second, after one try."""
+def test_the_error_comes_within_the_invocation(
+    server: ScriptedSTS, remaining: Any, sts: STS, made: list[Config]
+) -> None:
+    """With 0.7 seconds of the invocation left, a hung STS has one try of what is left less a reserve."""
     server.always = hang
     remaining(700)
 
-    with Stopwatch() as watch, pytest.raises(STSUnavailableError):
-        assume(sts)
+    with pytest.raises(STSUnavailableError):
+        assume(sts, Config(retries={"total_max_attempts": 5}))
 
-    assert watch.seconds < 0.7
     assert server.count() == 1
+    assert made[0].connect_timeout == made[0].read_timeout == pytest.approx(0.45)
 
 
 def test_no_attempt_without_time(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
     """Where the invocation is nearly over, no call is begun, and the error says so."""
     remaining(299)
 
-    with pytest.raises(STSUnavailableError, match="no attempt was made") as caught:
+    with pytest.raises(STSUnavailableError) as caught:
         assume(sts)
 
-    assert caught.value.code == "NoTimeLeft"
+    said = "no attempt was made, as the invocation's time is nearly over"
+    assert str(caught.value) == f"{ROLE}: {said}"
+    assert caught.value.response == {"Error": {"Code": "NoTimeLeft", "Message": said}}
+    assert caught.value.role_arn == ROLE
     assert server.calls == []
 
 
@@ -247,13 +300,25 @@ def test_little_time_allows_one_full_try(server: ScriptedSTS, remaining: Any, st
     assert server.count() == 1
 
 
-def test_enough_time_allows_two_tries(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
-    """Lambda's default time-out of three seconds leaves time for both tries."""
+@pytest.mark.parametrize("milliseconds", [2500, 2990])
+def test_enough_time_allows_two_tries(server: ScriptedSTS, remaining: Any, sts: STS, milliseconds: int) -> None:
+    """Two tries of a second, the pause and the reserve take 2.5 seconds; Lambda's default time-out is 3."""
     server.script = [THROTTLE]
-    remaining(2990)
+    remaining(milliseconds)
 
     assert assume(sts)
     assert server.count() == 2
+
+
+def test_slower_tries_need_more_time(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
+    """Where the caller allows a try two seconds, Lambda's default time-out leaves time for one."""
+    server.always = THROTTLE
+    remaining(2990)
+
+    with pytest.raises(STSUnavailableError):
+        assume(sts, Config(read_timeout=2))
+
+    assert server.count() == 1
 
 
 @pytest.mark.parametrize(
@@ -395,11 +460,12 @@ def test_settings_that_make_no_client(monkeypatch: pytest.MonkeyPatch, sts: STS)
 def test_a_client_made_ahead_is_the_calls_own(server: ScriptedSTS, sts: STS) -> None:
     """``prepare`` makes the client that the first call then uses, and sends nothing."""
     source = boto3.Session()
-    sts.prepare(source, REQUEST, None)
+    config = Config(read_timeout=2)
+    sts.prepare(source, REQUEST, config)
     assert server.calls == []
     source.client = None  # type: ignore[assignment, method-assign]
 
-    assert sts.assume_role(source, REQUEST, None)
+    assert sts.assume_role(source, REQUEST, config)
 
 
 def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) -> None:
@@ -537,4 +603,24 @@ def test_debug_records_of_other_requests_stay(server: ScriptedSTS, caplog: pytes
     client.get_caller_identity()
 
     canonical = [record.getMessage() for record in caplog.records if record.getMessage().startswith("CanonicalRequest")]
-    assert "x-amz-security-token:***" in canonical[-1]
+    assert "x-amz-security-token:***" in canonical[-1].splitlines()
+
+
+def test_what_is_taken_out_leaves_the_rest(server: ScriptedSTS, sts: STS) -> None:
+    """Where STS quotes the external ID or a session token, three asterisks stand in its place, and all else stays."""
+    server.always = refuse("SignatureDoesNotMatch", "é'hush'é: 'x-amz-security-token:callers-token' of hush-hush")
+
+    with pytest.raises(AssumeRoleError) as caught:
+        assume(sts, external_id="hush")
+
+    assert caught.value.response["Error"]["Message"] == "é'***'é: 'x-amz-security-token:***' of hush-hush"
+
+
+def test_an_external_id_beside_letters_that_none_has(server: ScriptedSTS, sts: STS) -> None:
+    """A letter that no external ID may hold does not hide one that it touches."""
+    server.always = refuse("ValidationError", "éhushé")
+
+    with pytest.raises(AssumeRoleError) as caught:
+        assume(sts, external_id="hush")
+
+    assert caught.value.response["Error"]["Message"] == "é***é"

@@ -66,7 +66,7 @@ def _matches(role_arn: str, pattern: tuple[str, ...]) -> bool:
             ends = {end + len(part) for end in ends if role_arn.startswith(part, end)}
             continue
         reached: set[int] = set()
-        for end in range(min(ends, default=len(role_arn) + 1), len(role_arn) + 1):
+        for end in range(len(role_arn) + 1):
             if end in ends or (end - 1 in reached and (part == "**" or role_arn[end - 1] != "/")):
                 reached.add(end)
         ends = reached

@@ -98,9 +98,10 @@ class _Flight:
 
     __slots__ = ("done", "outcome")
 
+    outcome: IssuedCredentials | XacctLambdaError | None
+
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.outcome: IssuedCredentials | XacctLambdaError | None = None
 
 
 class CredentialCounts(NamedTuple):
@@ -177,7 +178,7 @@ class CredentialCache:
                 late = _unavailable(
                     key, "NoAnswerInTime", "STS has not answered, and the invocation's time is nearly over"
                 )
-                return self._despite(late, key, min_ttl_seconds, leads=True)
+                return self._despite(late, key, min_ttl_seconds)
             if isinstance(flight.outcome, IssuedCredentials):
                 if flight.outcome.expires_at - self._latest > min_ttl_seconds:
                     return flight.outcome.frozen
@@ -187,7 +188,7 @@ class CredentialCache:
                     f"STS issued credentials for less than the {min_ttl_seconds:g} s needed: is the clock right?",
                 )
             if flight.outcome is not None:
-                return self._despite(flight.outcome, key, min_ttl_seconds, leads=leads)
+                return self._despite(flight.outcome, key, min_ttl_seconds)
 
     def _held_for(self, key: CredentialKey, min_ttl_seconds: float) -> _Held | None:
         held = self._held.get(key)
@@ -196,7 +197,6 @@ class CredentialCache:
     def _fly(self, key: CredentialKey, flight: _Flight, config: Config | None, *, share_failure: bool) -> None:
         """Make the one call, record what came of it, wake those who wait; without an outcome they start over."""
         outcome: IssuedCredentials | XacctLambdaError | None = None
-        spared: _Held | None = None
         try:
             outcome = self._sts.assume_role(key.source, key.request, config)
         except XacctLambdaError as error:
@@ -206,9 +206,10 @@ class CredentialCache:
         finally:
             with self._lock:
                 # Not so after forget(): what an earlier attempt brings home is for those who waited for it alone.
-                if self._flights.get(key) is flight:
+                is_current = self._flights.get(key) is flight
+                if is_current:
                     del self._flights[key]
-                    spared = self._record(key, outcome)
+                spared = self._record(key, outcome) if is_current else None
             flight.outcome = outcome
             flight.done.set()
         if spared:
@@ -244,16 +245,12 @@ class CredentialCache:
             )
         return held
 
-    def _despite(
-        self, error: XacctLambdaError, key: CredentialKey, min_ttl_seconds: float, *, leads: bool
-    ) -> FrozenCredentials:
+    def _despite(self, error: XacctLambdaError, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials:
         with self._lock:
             self._now()
             held = self._held_for(key, min_ttl_seconds)
         if held and not _refuses(error):
             return held.frozen
-        if leads:
-            raise error
         raise _fresh(error)
 
     def prepare(self, key: CredentialKey, config: Config | None) -> None:
@@ -385,7 +382,7 @@ class AssumedRoleCredentials(Credentials):
     @staticmethod
     def _note_signer(request: Any, **_: Any) -> None:
         # Last of its event, so after botocore has signed. The header tells which of several sets this request bears.
-        if signer := _SIGNER.search(str(request.headers.get("Authorization", ""))):
+        if signer := _SIGNER.search(str(request.headers.get("Authorization"))):
             request.context["xacct_lambda_signer"] = signer[1]
 
     def _renew_rejected(self, response: Any, request_dict: dict[str, Any], **_: Any) -> int | None:

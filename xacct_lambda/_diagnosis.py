@@ -59,7 +59,7 @@ def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
 
 def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
     """Return the message for an answer by which STS says that it did not get to the request: throttling, a fault."""
-    if re.search("thrott|slowdown|toomany|limitexceeded", code, re.IGNORECASE) or "Rate exceeded" in text:
+    if re.search("(?i)thrott|slowdown|toomany|limitexceeded", code) or "Rate exceeded" in text:
         advice = (
             "too many calls. Those of all execution environments add up: assume fewer roles at once, and less often (a "
             "longer duration_seconds, sessions that are kept, no prefetch)"
@@ -80,9 +80,9 @@ def no_answer(code: str, text: str, request: AssumeRoleRequest) -> str:
         )
     host = _STS_HOST.search(text)
     return (
-        f"No answer from STS for {request.role_arn}: {text.rstrip('.')}. A function in a VPC needs a route: a NAT "
-        f"gateway, or an interface endpoint for STS (com.amazonaws.{host['region'] if host else 'REGION'}.sts) with "
-        "private DNS; its security group must let it out on port 443, and the endpoint's must let it in"
+        f"No answer from STS for {request.role_arn}: {text.removesuffix('.')}. A function in a VPC needs a route: "
+        f"a NAT gateway, or an interface endpoint for STS (com.amazonaws.{host['region'] if host else 'REGION'}.sts) "
+        "with private DNS; its security group must let it out on port 443, and the endpoint's must let it in"
     )
 
 
@@ -123,18 +123,19 @@ class _Case:
         self.request = request
         self.action = denied["action"] if denied else "sts:AssumeRole"
         named = denied and denied["caller"]
-        self.caller = _caller(named or "")
+        self.caller = _caller(named) if named else None
         self._who = self.caller.arn if self.caller else named or "The caller, whom STS does not name,"
-        self._tags = dict.fromkeys(dict(request.tags), "*")
+        tag_keys = [key for key, _ in request.tags]
         self._source_identity = "*" if request.source_identity else None
         self._inherited = ""
         # What takes the action comes along with the caller's own session where the request does not bring it.
-        if self.action == "sts:TagSession" and not self._tags:
-            self._tags = {"*": "*"}
+        if self.action == "sts:TagSession" and not tag_keys:
+            tag_keys = ["*"]
             self._inherited = " (not of the request, which has none: the caller's session hands on its transitive ones)"
         if self.action == "sts:SetSourceIdentity" and not self._source_identity:
             self._source_identity = "*"
             self._inherited = " (not of the request, which has none: the caller's session keeps its own)"
+        self._tags = dict.fromkeys(tag_keys, "*")
 
     def told(self, advice: str) -> str:
         """Return the message: who may not do what, and the advice."""

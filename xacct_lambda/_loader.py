@@ -56,10 +56,9 @@ class _FileLoader(JSONFileLoader):
     """botocore's reader of JSON files, but into plain dicts: OrderedDicts take three times the time and memory."""
 
     def load_file(self, file_path: str) -> Any:
-        for suffix, opened in ((".json", open), (".json.gz", gzip.open)):
+        for suffix, decompress in ((".json", bytes), (".json.gz", gzip.decompress)):
             try:
-                with opened(file_path + suffix, "rb") as file:
-                    return json.loads(file.read())
+                return json.loads(decompress(Path(file_path + suffix).read_bytes()))
             except FileNotFoundError:
                 continue
         return None
