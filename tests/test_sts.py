@@ -102,16 +102,16 @@ def test_one_bad_answer_is_forgiven(server: ScriptedSTS, sts: STS, trouble: Any)
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code"),
+    ("trouble", "code", "status"),
     [
-        (THROTTLE, "Throttling"),
-        (SERVER_FAULT, "InternalFailure"),
-        (drop, "ConnectionClosedError"),
-        (garble("<"), "ResponseParserError"),
+        (THROTTLE, "Throttling", 400),
+        (SERVER_FAULT, "InternalFailure", 500),
+        (drop, "ConnectionClosedError", 0),
+        (garble("<"), "ResponseParserError", 0),
     ],
 )
-def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: str) -> None:
-    """Two bad answers are an STSUnavailableError with the code, the role and the cause; also a ClientError."""
+def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: str, status: int) -> None:
+    """Two bad answers are an STSUnavailableError with code, role, cause, and status (0: none); also a ClientError."""
     server.always = trouble
 
     with pytest.raises(STSUnavailableError) as caught:
@@ -120,6 +120,7 @@ def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: s
     assert server.count() == 2
     assert isinstance(caught.value, ClientError)
     assert caught.value.code == caught.value.response["Error"]["Code"] == code
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
     assert caught.value.role_arn == ROLE
     assert caught.value.operation_name == "AssumeRole"
     assert caught.value.__cause__ is not None
@@ -176,6 +177,7 @@ def test_an_answer_for_another_role_is_not_used(server: ScriptedSTS, assumed_arn
         credentials.get_frozen_credentials()
 
     assert caught.value.code == "AssumedRoleMismatch"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 200
     assert cache_info().roles == 0
 
 
@@ -241,6 +243,7 @@ def test_no_attempt_without_time(server: ScriptedSTS, remaining: Any, sts: STS) 
         assume(sts)
 
     assert caught.value.code == "NoTimeLeft"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 0
     assert server.calls == []
 
 

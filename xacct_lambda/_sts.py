@@ -233,7 +233,7 @@ def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCrede
             f"STS answered for {assumed}, and {request.assumed_role_arn} was asked for. Its credentials are not used: "
             "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)",
             role_arn=request.role_arn,
-            response={"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed}"}},
+            response=response | {"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed}"}},
         )
     return issued
 
