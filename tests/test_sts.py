@@ -69,6 +69,9 @@ def remaining() -> Iterator[Any]:
     invocation.reset(token)
 
 
+ISSUED = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+
+
 def assume(sts: STS, config: Config | None = None, **arguments: Any) -> Any:
     return sts.assume_role(boto3.Session(), assume_role_request(ROLE, **arguments), config)
 
@@ -124,6 +127,39 @@ def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: s
     assert caught.value.role_arn == ROLE
     assert caught.value.operation_name == "AssumeRole"
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, "<html/>"),
+        (200, "<AssumeRoleResponse><AssumeRoleResult/></AssumeRoleResponse>"),
+        (200, ISSUED.format("<AccessKeyId>ASIA1</AccessKeyId>")),
+        (200, ISSUED.format("<Expiration>never</Expiration>")),
+        (403, "<html>Sign in to the network</html>"),
+    ],
+    ids=["page", "nothing", "half", "no date", "refusal"],
+)
+def test_xml_that_is_not_of_sts(server: ScriptedSTS, sts: STS, status: int, body: str) -> None:
+    """A proxy's page, or credentials with something missing, is no answer of STS, and its text is withheld."""
+    server.always = lambda _handler, _call: (status, body)
+
+    with pytest.raises(STSUnavailableError, match="its text is withheld") as caught:
+        assume(sts)
+
+    assert caught.value.code == "ResponseParserError"
+    assert "its text is withheld" in str(caught.value.__cause__)
+
+
+def test_a_hooks_own_error_stays_its_own(server: ScriptedSTS, sts: STS) -> None:
+    """A KeyError of the caller's hook on STS's requests is not taken for an answer of somebody else."""
+    source = boto3.Session()
+    source.events.register("before-call.sts", lambda **_: {}["of the hook"])
+
+    with pytest.raises(KeyError, match="of the hook"):
+        sts.assume_role(source, assume_role_request(ROLE), None)
+
+    assert server.calls == []
 
 
 def test_a_refusal_is_not_tried_again(server: ScriptedSTS, sts: STS) -> None:

@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
@@ -177,14 +178,17 @@ class STS:
             self.calls += 1
         token = _assuming.set(True)
         try:
-            response = client.assume_role(**request.parameters())
+            return _issued(client.assume_role(**request.parameters()), request)
         except XacctLambdaError:
-            # The source session is an assumed one, and its own role could not be assumed.
+            # The source session is an assumed one, and its own role could not be assumed; or STS assumed another role.
             raise
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             failure, cause = failure_of(error, request)
-        else:
-            return _issued(response, request)
+        except (KeyError, ValueError) as error:
+            # The same of XML that is not STS's, as of a proxy. Those of hooks and of the caller's own code stay theirs.
+            if not _is_the_parsers(error):
+                raise
+            failure, cause = failure_of(ResponseParserError(), request)
         finally:
             _assuming.reset(token)
         # Out of the except block, or the error as botocore raised it would stay reachable as __context__.
@@ -226,7 +230,7 @@ def frozen_config(config: Config) -> Hashable:
 
 def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCredentials:
     # pop: no frame that an error passes through may hold the secrets, for tools that print local variables.
-    issued = _parsed(response.pop("Credentials"), request.account_id)
+    issued = _parsed(response.pop("Credentials", {}), request.account_id)
     assumed = response.get("AssumedRoleUser", {}).get("Arn")
     if assumed != request.assumed_role_arn:
         raise AssumeRoleError(
@@ -239,6 +243,8 @@ def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCrede
 
 
 def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredentials:
+    if not {"AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"} <= credentials.keys():
+        raise ResponseParserError
     fields = {
         "access_key": credentials["AccessKeyId"],
         "secret_key": credentials["SecretAccessKey"],
@@ -250,6 +256,11 @@ def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredential
     return IssuedCredentials(frozen, credentials["Expiration"].timestamp())
 
 
+def _is_the_parsers(error: Exception) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
+
+
 def failure_of(
     error: BotoCoreError | ClientError | ResponseParserError, request: AssumeRoleRequest
 ) -> tuple[XacctLambdaError, Exception]:
@@ -258,6 +269,9 @@ def failure_of(
     from xacct_lambda import _diagnosis  # noqa: PLC0415
 
     role_arn = request.role_arn
+    if isinstance(error, ResponseParserError) or (isinstance(error, ClientError) and "Error" not in error.response):
+        # Its message quotes the body, which may be half an answer with the secrets in it.
+        error = ResponseParserError("the answer is not one of STS (its text is withheld)")
     if isinstance(error, ClientError):
         answer: Any = dict(error.response["Error"])
         # botocore makes None of an empty element.
@@ -271,9 +285,6 @@ def failure_of(
             return STSUnavailableError(message, role_arn=role_arn, response=response), cause
         message = _diagnosis.refusal(code, answer["Message"], request)
         return AssumeRoleError(message, role_arn=role_arn, response=response), cause
-    if isinstance(error, ResponseParserError):
-        # Its message quotes the body, which may be half an answer with the secrets in it.
-        error = ResponseParserError("the answer is not one of STS (its text is withheld)")
     if isinstance(error, _NO_ANSWER):
         code, text = type(error).__name__, str(error)
         message = _diagnosis.no_answer(code, text, request)
