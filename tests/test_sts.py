@@ -162,6 +162,26 @@ def test_a_hooks_own_error_stays_its_own(server: ScriptedSTS, sts: STS) -> None:
     assert server.calls == []
 
 
+@pytest.mark.parametrize("variable", ["AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"])
+def test_keys_with_a_line_break(
+    server: ScriptedSTS,
+    sts: STS,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+) -> None:
+    """A token or a key with a line break is a ConfigurationError; neither message, records nor cause repeats it."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(variable, "callers\nsecret")
+
+    with pytest.raises(ConfigurationError, match="line break") as caught:
+        assume(sts)
+
+    told = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in f"{told} {caplog.text} {caught.value.__context__!r}"
+    assert server.calls == []
+
+
 def test_a_refusal_is_not_tried_again(server: ScriptedSTS, sts: STS) -> None:
     """AccessDenied is an AssumeRoleError after one call, and what the article's ``except ClientError`` caught."""
     server.always = refuse("AccessDenied", REFUSAL)

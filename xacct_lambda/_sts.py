@@ -272,6 +272,10 @@ def failure_of(
     if isinstance(error, ResponseParserError) or (isinstance(error, ClientError) and "Error" not in error.response):
         # Its message quotes the body, which may be half an answer with the secrets in it.
         error = ResponseParserError("the answer is not one of STS (its text is withheld)")
+    if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
+        # Its message quotes the header, which is the token or the signature.
+        problem = "its access key or session token has a line break in it, so that no request can be made of it"
+        return ConfigurationError("source_session", problem), ValueError("Invalid header value")
     if isinstance(error, ClientError):
         answer: Any = dict(error.response["Error"])
         # botocore makes None of an empty element.
@@ -322,6 +326,6 @@ def _without_credentials(record: logging.LogRecord) -> bool:
     return True
 
 
-# A filter acts on the records of its own logger only; these three write headers and bodies.
-for _name in ("botocore.auth", "botocore.endpoint", "botocore.parsers"):
+# A filter acts on the records of its own logger only; these write headers and bodies, and exceptions that quote them.
+for _name in ("botocore.auth", "botocore.endpoint", "botocore.httpsession", "botocore.parsers"):
     logging.getLogger(_name).addFilter(_without_credentials)
