@@ -143,6 +143,10 @@ def _for_each(  # noqa: PLR0913, PLR0917 - the arguments of the two functions ab
 ) -> dict[str, Any]:
     if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= _MAX_WORKERS:
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {_MAX_WORKERS}")
+    if not callable(function):
+        raise ConfigurationError("function", f"{function!r} cannot be called")
+    if progress is not None and not callable(progress):
+        raise ConfigurationError("progress", f"{progress!r} cannot be called")
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
     failures: dict[str, Exception] = {}
     allowed = AllowedRoles(allowed_roles)
