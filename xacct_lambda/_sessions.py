@@ -342,7 +342,7 @@ def check_session_options(
     return float(seconds)
 
 
-def check_region(argument: str, region_name: object) -> None:
+def check_region(argument: str, region_name: Any) -> None:
     """Refuse what cannot be the name of a Region.
 
     Raises:
@@ -354,7 +354,7 @@ def check_region(argument: str, region_name: object) -> None:
         is_name = False
     else:
         # botocore's pattern ends in $, which lets a line break pass.
-        is_name = not str(region_name).endswith("\n")
+        is_name = not region_name.endswith("\n")
     if not is_name:
         raise ConfigurationError(argument, f"{region_name!r} is not the name of a Region")
 

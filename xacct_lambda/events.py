@@ -92,11 +92,11 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
         ConfigurationError: Here: the template is not that of a role ARN, or its names are not those of ``values``.
     """
     try:
-        fields = [field[1:] for field in string.Formatter().parse(template) if field[1] is not None]
+        fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
     except (TypeError, ValueError) as error:
         raise ConfigurationError("template", f"{template!r} is not a role ARN with names in braces: {error}") from error
     names = {name for name, _, _ in fields}
-    if any(spec or conversion for _, spec, conversion in fields):
+    if any(spec or how for _, spec, how in fields):
         raise ConfigurationError("template", f"{template!r}: names alone stand in braces, without ! and :")
     for name, value in values.items():
         if not callable(value):
