@@ -239,6 +239,13 @@ def test_tag_without_value(capsys):
     assert "'team' is not KEY=VALUE" in capsys.readouterr().err
 
 
+def test_extra_that_is_no_json(capsys):
+    """Where further parameters are no JSON, the message says so, and at which character."""
+    with pytest.raises(SystemExit):
+        main(["check", "--role-arn", ROLE, "--extra", '{"a'])
+    assert "argument --extra: not a JSON document: Unterminated string" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("refusal", [None, *(refusal for refusal, _ in REFUSALS.values())], ids=["success", *REFUSALS])
 def test_no_secret_is_printed(sts, capsys, caplog, form, refusal):

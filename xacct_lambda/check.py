@@ -53,6 +53,13 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not a JSON document: {error}") from error
+
+
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "--role-session-name": {"metavar": "NAME"},
     "--external-id": {"metavar": "ID"},
@@ -69,7 +76,7 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     },
     "--region-name": {"metavar": "REGION", "help": "Region of the assumed session; STS is called in the caller's"},
     "--min-ttl-seconds": {"metavar": "SECONDS", "type": float},
-    "--extra": {"metavar": "JSON", "type": json.loads, "help": "further parameters of AssumeRole"},
+    "--extra": {"metavar": "JSON", "type": _json, "help": "further parameters of AssumeRole"},
 }
 
 
