@@ -417,3 +417,10 @@ def test_a_client_in_use_after_eviction_keeps_working(server: ScriptedSTS) -> No
 
     assert client.get_caller_identity()["Arn"]
     assert server.count("AssumeRole") == 3
+
+
+@pytest.mark.parametrize("read", [event_field("tenant"), tenant_id(), eventbridge_account(), api_caller_account()])
+def test_a_handler_called_by_keyword(read: Any) -> None:
+    """A handler that is called without event and context by position is told so."""
+    with pytest.raises(ConfigurationError, match="without the event and the context by position"):
+        read({"tenant": "a"})

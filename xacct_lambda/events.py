@@ -44,7 +44,7 @@ def event_field(path: str) -> FromEvent:
     keys = path.split(".") if isinstance(path, str) else []
     if not keys or "" in keys:
         raise ConfigurationError("path", f"{path!r} is not a path: keys with dots between them, as in detail.tenant")
-    return lambda *arguments: _name(f"event field {path!r}", _dig(arguments[-2], keys))
+    return _reads(lambda event, _: _name(f"event field {path!r}", _dig(event, keys)))
 
 
 def tenant_id() -> FromEvent:
@@ -53,16 +53,16 @@ def tenant_id() -> FromEvent:
     See https://docs.aws.amazon.com/lambda/latest/dg/tenant-isolation.html.
     """
 
-    def read(*arguments: Any) -> str:
-        context = getattr(arguments[-1], "lambda_context", arguments[-1])
-        return _name("context.tenant_id", getattr(context, "tenant_id", None))
+    def read(_: object, context: object) -> str:
+        lambda_context = getattr(context, "lambda_context", context)
+        return _name("context.tenant_id", getattr(lambda_context, "tenant_id", None))
 
-    return read
+    return _reads(read)
 
 
 def eventbridge_account() -> FromEvent:
     """Return a callable that reads the account in which an EventBridge event arose, which EventBridge itself sets."""
-    return lambda *arguments: _account("event field 'account'", _dig(arguments[-2], ["account"]))
+    return _reads(lambda event, _: _account("event field 'account'", _dig(event, ["account"])))
 
 
 def api_caller_account() -> FromEvent:
@@ -74,11 +74,11 @@ def api_caller_account() -> FromEvent:
     """
     places = (["requestContext", "identity", "accountId"], ["requestContext", "authorizer", "iam", "accountId"])
 
-    def read(*arguments: Any) -> str:
-        found = [value for keys in places if (value := _dig(arguments[-2], keys)) is not None]
+    def read(event: object, _: object) -> str:
+        found = [value for keys in places if (value := _dig(event, keys)) is not None]
         return _account("the caller's account in the event's requestContext", found[0] if len(found) == 1 else None)
 
-    return read
+    return _reads(read)
 
 
 def role_for(template: str, **values: FromEvent) -> FromEvent:
@@ -115,6 +115,17 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
         )
 
     return role_arn
+
+
+def _reads(read: Callable[[Any, Any], str]) -> FromEvent:
+    """Return a callable over a handler's positional arguments, those of a method among them."""
+
+    def read_last(*arguments: Any) -> str:
+        if len(arguments) < len(("event", "context")):
+            raise ConfigurationError("event", "the handler was called without the event and the context by position")
+        return read(*arguments[-2:])
+
+    return read_last
 
 
 def _dig(value: object, keys: list[str]) -> object:

@@ -16,7 +16,7 @@ from tests.benchmarks.processor import held_processor
 from tests.benchmarks.report import CHART, COMMAND, draw, markdown
 
 _DOCS = Path(__file__).parents[2] / "docs"
-_DEFAULT = Effort(repeat=5, repeat_long=3, most_roles=2000, warm_rounds=30)
+_DEFAULT = Effort(repeat=7, repeat_long=3, most_roles=2000, warm_rounds=30)
 _QUICK = Effort(repeat=1, repeat_long=1, most_roles=60, warm_rounds=5)
 
 

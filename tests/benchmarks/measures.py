@@ -52,6 +52,7 @@ class Figures:
 
     cold: Samples = field(default_factory=dict)
     held: Samples = field(default_factory=dict)
+    steps: Samples = field(default_factory=dict)
     warm: Samples = field(default_factory=dict)
     surviving: Samples = field(default_factory=dict)
     signature: Samples = field(default_factory=dict)
@@ -165,6 +166,7 @@ def measure(runner: Runner, effort: Effort, hold: Hold) -> Figures:
     runner.rounds(1, "cold_start", COLD)
     figures.cold = runner.rounds(repeat, "cold_start", COLD, sts=STS_MILLISECONDS)
     figures.held = runner.rounds(repeat, "cold_start", COLD, sts=STS_MILLISECONDS, hold=hold)
+    figures.steps = runner.rounds(repeat, "cold_steps", ("xacct", "article"), sts=STS_MILLISECONDS)
     figures.imported = runner.rounds(repeat, "imported", LIBRARIES)
     figures.modules = runner.modules()
     figures.warm = runner.rounds(repeat, "warm_call", ("xacct", "global"), effort.warm_rounds, WARM_CALLS)

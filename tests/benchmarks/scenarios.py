@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -67,6 +68,30 @@ def cold_start(contestant: Contestant) -> dict[str, Any]:
     if answer != "orders":
         raise ValueError(answer)
     return {"init_ms": init * 1e3, "event_ms": event * 1e3}
+
+
+def cold_steps(contestant: Contestant) -> dict[str, Any]:
+    """Take the steps of a cold start one after the other, with the default session of boto3 or of the library."""
+    steps: dict[str, float] = {}
+
+    def step(name: str, do: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = do()
+        steps[name] = (time.perf_counter() - started) * 1e3
+        return result
+
+    boto3 = step("import boto3", lambda: __import__("boto3"))
+    setup = boto3.setup_default_session
+    if contestant.module == "xacct_lambda":
+        step("import of the library", lambda: __import__("xacct_lambda").assume_role)
+        from xacct_lambda._loader import setup_default_session as setup
+    step("boto3's default session", setup)
+    session = boto3.DEFAULT_SESSION
+    sts = step("STS client", lambda: session.client("sts"))
+    step("AssumeRole", lambda: sts.assume_role(RoleArn=_role(0), RoleSessionName="orders"))
+    s3 = step("S3 client", lambda: session.client("s3"))
+    step("first request to S3", s3.list_buckets)
+    return steps
 
 
 def warm_call(contestant: Contestant, rounds: str, calls: str) -> dict[str, Any]:
