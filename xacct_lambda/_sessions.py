@@ -382,7 +382,7 @@ def cache_resize(
 
     Args:
         max_roles: Sets of credentials held, 2 KB each.
-        max_sessions: Sessions held, 0.1 MB each and 0.4 MB with an ``s3`` client.
+        max_sessions: Sessions held, 0.1 MB each and 0.5 MB with an ``s3`` client.
         max_clients: Clients held by each session.
     """
     for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():
