@@ -196,6 +196,21 @@ def test_sts_is_out_of_reach(sts, capsys, failure):
     assert sts.actions == ["unsigned"]
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, "<"), (200, "<html/>"), (403, "<html>Sign in to the network</html>"), (407, "proxy")],
+    ids=["garbage", "page", "refusal", "proxy"],
+)
+def test_something_else_answers(sts, capsys, status, body):
+    """A proxy or a page in the place of STS is no STS that was reached, and the advice says where to look."""
+    sts.always = lambda _handler, _call: (status, body)
+    assert main(["check", "--role-arn", ROLE]) == 1
+    printed = capsys.readouterr().out
+    assert titles(printed)["reach STS"] == "no"
+    assert "is not STS" in printed
+    assert sts.actions == ["unsigned"]
+
+
 def test_sts_hangs(sts, capsys):
     """A network that swallows packets costs a second, not Lambda's whole time-out."""
     sts.always = hang

@@ -66,6 +66,9 @@ _PASSING_CODES: Final = frozenset(
     }
 )
 SERVER_FAULTS: Final = range(500, 600)
+FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError, KeyError, ValueError)
+"""What a call of STS may raise; the latter two for XML that is not STS's, as of a proxy."""
+
 _NO_ANSWER: Final = (
     botocore_exceptions.ConnectionError,
     botocore_exceptions.HTTPClientError,
@@ -182,13 +185,8 @@ class STS:
         except XacctLambdaError:
             # The source session is an assumed one, and its own role could not be assumed; or STS assumed another role.
             raise
-        except (BotoCoreError, ClientError, ResponseParserError) as error:
+        except FAILURES as error:
             failure, cause = failure_of(error, request)
-        except (KeyError, ValueError) as error:
-            # The same of XML that is not STS's, as of a proxy. Those of hooks and of the caller's own code stay theirs.
-            if not _is_the_parsers(error):
-                raise
-            failure, cause = failure_of(ResponseParserError(), request)
         finally:
             _assuming.reset(token)
         # Out of the except block, or the error as botocore raised it would stay reachable as __context__.
@@ -261,10 +259,16 @@ def _is_the_parsers(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
 
 
-def failure_of(
-    error: BotoCoreError | ClientError | ResponseParserError, request: AssumeRoleRequest
-) -> tuple[XacctLambdaError, Exception]:
-    """Return what to raise in the place of botocore's error, and the cause to chain to it, both without secrets."""
+def failure_of(error: Exception, request: AssumeRoleRequest) -> tuple[XacctLambdaError, Exception]:
+    """Return what to raise in the place of one of ``FAILURES``, and the cause to chain to it, both without secrets.
+
+    Raises:
+        Exception: The error itself, where it is that of a hook or of other code of the caller's.
+    """
+    if isinstance(error, KeyError | ValueError):
+        if not _is_the_parsers(error):
+            raise error
+        error = ResponseParserError()
     # Here, as a cold start that is not refused does without it.
     from xacct_lambda import _diagnosis  # noqa: PLC0415
 

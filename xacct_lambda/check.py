@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from xacct_lambda import assumed_session
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
-from xacct_lambda._sts import SERVER_FAULTS, STS_CONFIG, failure_of, new_client
+from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
 HELP: Final = "find out whether a role can be assumed from here: who am I, can I reach STS, does the role let me in"
@@ -154,7 +154,7 @@ def check(source: boto3.Session, **arguments: Any) -> Iterator[Step]:
             answer = ask()
         except XacctLambdaError as refused:
             error = refused
-        except (BotoCoreError, ClientError) as failed:
+        except FAILURES as failed:
             error, _ = failure_of(failed, asked.request)
         yield Step(name, answer, time.perf_counter() - started, error)
         if error is not None:
@@ -192,7 +192,8 @@ class _Questions:
             self._unsigned.get_caller_identity()
         except ClientError as error:
             # What is not signed is refused: so STS was reached, whoever the caller is.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
+            is_of_sts = "Error" in error.response
+            if not is_of_sts or error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
                 raise
         return str(self._unsigned.meta.endpoint_url)
 
@@ -220,6 +221,6 @@ def _identity(client: Any) -> str:
         return str(client.get_caller_identity()["Arn"])
     except ClientError as error:
         # It takes no permission, but the policy of a VPC endpoint for STS may let AssumeRole pass alone.
-        if error.response["Error"].get("Code") != "AccessDenied":
+        if error.response.get("Error", {}).get("Code") != "AccessDenied":
             raise
         return "unknown: GetCallerIdentity is denied"
