@@ -351,6 +351,15 @@ def test_what_is_no_list_of_arns(sts: PickySTS, role_arns: Any) -> None:
     assert sts.calls == 0
 
 
+def test_what_cannot_be_called(sts: PickySTS) -> None:
+    """A function or a callback that cannot be called is refused before any role is assumed."""
+    with pytest.raises(ConfigurationError, match="function: 5 cannot be called"):
+        for_each_account(5, ROLES)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="progress: 5 cannot be called"):
+        assumed_sessions(ROLES, progress=5)  # type: ignore[call-overload]
+    assert sts.calls == 0
+
+
 def test_no_roles_at_all(sts: PickySTS) -> None:
     """An empty list is an empty result."""
     assert assumed_sessions([]) == {}

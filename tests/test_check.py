@@ -196,6 +196,21 @@ def test_sts_is_out_of_reach(sts, capsys, failure):
     assert sts.actions == ["unsigned"]
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, "<"), (200, "<html/>"), (403, "<html>Sign in to the network</html>"), (407, "proxy")],
+    ids=["garbage", "page", "refusal", "proxy"],
+)
+def test_something_else_answers(sts, capsys, status, body):
+    """A proxy or a page in the place of STS is no STS that was reached, and the advice says where to look."""
+    sts.always = lambda _handler, _call: (status, body)
+    assert main(["check", "--role-arn", ROLE]) == 1
+    printed = capsys.readouterr().out
+    assert titles(printed)["reach STS"] == "no"
+    assert "is not STS" in printed
+    assert sts.actions == ["unsigned"]
+
+
 def test_sts_hangs(sts, capsys):
     """A network that swallows packets costs a second, not Lambda's whole time-out."""
     sts.always = hang
@@ -237,6 +252,13 @@ def test_tag_without_value(capsys):
     with pytest.raises(SystemExit):
         main(["check", "--role-arn", ROLE, "--tag", "team"])
     assert "'team' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_extra_that_is_no_json(capsys):
+    """Where further parameters are no JSON, the message says so, and at which character."""
+    with pytest.raises(SystemExit):
+        main(["check", "--role-arn", ROLE, "--extra", '{"a'])
+    assert "argument --extra: not a JSON document: Unterminated string" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])

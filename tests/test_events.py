@@ -130,12 +130,25 @@ def test_a_string_that_formats_itself_is_taken_by_its_characters() -> None:
         ("arn:aws:iam::{account}:role/Reader", {}),
         ("arn:aws:iam::222222222222:role/Reader", {"tenant": tenant_id()}),
         ("arn:aws:s3:::{bucket}", {"bucket": tenant_id()}),
+        ("arn:aws:iam::222222222222:role/{tenant", {"tenant": tenant_id()}),
+        ("arn:aws:iam::222222222222:role/{tenant!r}", {"tenant": tenant_id()}),
+        ("arn:aws:iam::222222222222:role/{tenant:>9}", {"tenant": tenant_id()}),
+        ("arn:aws:iam::222222222222:role/{tenant}", {"tenant": "blue"}),
+        (7, {}),
     ],
 )
 def test_templates_are_checked_at_decoration(template: str, values: Any) -> None:
-    """A template that yields no role ARN, or whose names have no values, fails the init phase."""
+    """A template that yields no role ARN, or whose names have no callables, fails the init phase."""
     with pytest.raises(ConfigurationError):
         role_for(template, **values)
+
+
+@pytest.mark.parametrize("path", ["", "detail..tenant", "detail.", 7, None])
+def test_paths_are_checked_at_decoration(path: Any) -> None:
+    """A path with an empty key, or that is no string, fails the init phase."""
+    with pytest.raises(ConfigurationError, match="with dots between them") as caught:
+        event_field(path)
+    assert caught.value.argument == "path"
 
 
 # --- Fuzzing ----------------------------------------------------------------------------------------------------------

@@ -110,11 +110,11 @@ extra: the values must be strings, numbers, booleans, lists and mappings
 >>> assumed_session(ROLE, region_name="no region")
 region_name: 'no region' is not the name of a Region
 >>> assumed_session(ROLE, source_session="default")
-source_session: a boto3.Session is needed, not a str
+source_session: a boto3.Session is needed, not str
 >>> assumed_session(ROLE, source_session=assumed_session(ROLE), duration_seconds=7200)
 duration_seconds: role chaining allows 3600 at most, and source_session is an assumed role
 >>> assumed_session(ROLE, sts_config={})
-sts_config: a botocore.config.Config is needed, not a dict
+sts_config: a botocore.config.Config is needed, not dict
 >>> assumed_session(ROLE, min_ttl_seconds=3541)
 min_ttl_seconds: 3541 is not within 0 to 3540, a minute less than duration_seconds
 >>> cache_resize(max_roles=0)
@@ -142,6 +142,16 @@ clients: 's3' needs the name of a service, or keyword arguments with service_nam
 clients: 's3' needs the name of a service, or keyword arguments with service_name among them
 >>> inject(clients={"s3": {"service_name": "s3", "region": "us-east-1"}})
 clients: Session.client() takes no 'region'; did you mean 'region_name'?
+>>> inject(clients={"s3": {"service_name": "s3", "region_name": "no region"}})
+clients: 'no region' is not the name of a Region
+>>> inject(clients={"s3": {"service_name": "s3", "region_name": 5}})
+clients: 5 is not the name of a Region
+>>> inject(clients={"s3": {"service_name": "s3", "config": {}}})
+clients: config: a botocore.config.Config is needed, not dict
+>>> inject(clients={"s3": {"service_name": "s3", "aws_session_token": "x"}})
+clients: a client that acts as the role takes no keys of its own
+>>> inject(resources={"s3": {"service_name": "s3", "aws_access_key_id": "x"}})
+resources: a resource that acts as the role takes no keys of its own
 >>> inject(clients={"class": "s3"})
 clients: 'class' cannot be the name of a parameter
 >>> inject(clients={"a b": "s3"})
@@ -176,7 +186,7 @@ min_ttl_seconds: 3600 is not within 0 to 3540, a minute less than duration_secon
 >>> inject(clients=["s3"], region_name="no region")
 region_name: 'no region' is not the name of a Region
 >>> inject(clients=["s3"], source_session="default")
-source_session: a boto3.Session is needed, not a str
+source_session: a boto3.Session is needed, not str
 >>> inject(clients=["s3"], source_session=lambda event, context: None)
 source_session: cannot depend on the event
 >>> inject(clients=["s3"], sts_config=lambda event, context: None)

@@ -129,6 +129,7 @@ def test_one_default_session_however_many_threads() -> None:
     ("argument", "value"),
     [
         ("region_name", "not a region"),
+        ("region_name", "eu-west-1\n"),
         ("region_name", 1),
         ("source_session", "default"),
         ("sts_config", {"read_timeout": 1}),

@@ -76,6 +76,9 @@ def remaining() -> Iterator[Any]:
     invocation.reset(token)
 
 
+ISSUED = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+
+
 def assume(sts: STS, config: Config | None = None, **arguments: Any) -> Any:
     return sts.assume_role(boto3.Session(), assume_role_request(ROLE, **arguments), config)
 
@@ -109,16 +112,16 @@ def test_one_bad_answer_is_forgiven(server: ScriptedSTS, sts: STS, trouble: Any)
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code"),
+    ("trouble", "code", "status"),
     [
-        (THROTTLE, "Throttling"),
-        (SERVER_FAULT, "InternalFailure"),
-        (drop, "ConnectionClosedError"),
-        (garble("<"), "ResponseParserError"),
+        (THROTTLE, "Throttling", 400),
+        (SERVER_FAULT, "InternalFailure", 500),
+        (drop, "ConnectionClosedError", 0),
+        (garble("<"), "ResponseParserError", 0),
     ],
 )
-def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: str) -> None:
-    """Two bad answers are an STSUnavailableError with the code, the role and the cause; also a ClientError."""
+def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: str, status: int) -> None:
+    """Two bad answers are an STSUnavailableError with code, role, cause, and status (0: none); also a ClientError."""
     server.always = trouble
 
     with pytest.raises(STSUnavailableError) as caught:
@@ -127,6 +130,7 @@ def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: s
     assert server.count() == 2
     assert isinstance(caught.value, ClientError)
     assert caught.value.code == caught.value.response["Error"]["Code"] == code
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
     assert caught.value.role_arn == ROLE
     assert caught.value.operation_name == "AssumeRole"
     assert caught.value.__cause__ is not None
@@ -144,6 +148,59 @@ def test_an_answer_that_is_not_stss_is_not_quoted(server: ScriptedSTS, sts: STS)
         f"What answered for {ROLE} is not STS: the answer is not one of STS (its text is withheld). Look at what "
         "stands in its place (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, "<html/>"),
+        (200, "<AssumeRoleResponse><AssumeRoleResult/></AssumeRoleResponse>"),
+        (200, ISSUED.format("<AccessKeyId>ASIA1</AccessKeyId>")),
+        (200, ISSUED.format("<Expiration>never</Expiration>")),
+        (403, "<html>Sign in to the network</html>"),
+    ],
+    ids=["page", "nothing", "half", "no date", "refusal"],
+)
+def test_xml_that_is_not_of_sts(server: ScriptedSTS, sts: STS, status: int, body: str) -> None:
+    """A proxy's page, or credentials with something missing, is no answer of STS, and its text is withheld."""
+    server.always = lambda _handler, _call: (status, body)
+
+    with pytest.raises(STSUnavailableError, match="its text is withheld") as caught:
+        assume(sts)
+
+    assert caught.value.code == "ResponseParserError"
+    assert "its text is withheld" in str(caught.value.__cause__)
+
+
+def test_a_hooks_own_error_stays_its_own(server: ScriptedSTS, sts: STS) -> None:
+    """A KeyError of the caller's hook on STS's requests is not taken for an answer of somebody else."""
+    source = boto3.Session()
+    source.events.register("before-call.sts", lambda **_: {}["of the hook"])
+
+    with pytest.raises(KeyError, match="of the hook"):
+        sts.assume_role(source, assume_role_request(ROLE), None)
+
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("variable", ["AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"])
+def test_keys_with_a_line_break(
+    server: ScriptedSTS,
+    sts: STS,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+) -> None:
+    """A token or a key with a line break is a ConfigurationError; neither message, records nor cause repeats it."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(variable, "callers\nsecret")
+
+    with pytest.raises(ConfigurationError, match="line break") as caught:
+        assume(sts)
+
+    told = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in f"{told} {caplog.text} {caught.value.__context__!r}"
+    assert server.calls == []
 
 
 def test_a_refusal_is_not_tried_again(server: ScriptedSTS, sts: STS) -> None:
@@ -201,7 +258,8 @@ def test_an_answer_for_another_role_is_not_used(server: ScriptedSTS, assumed_arn
         f"STS answered for {assumed_arn}, and {REQUEST.assumed_role_arn} was asked for. Its credentials are not used: "
         "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
     )
-    assert caught.value.response == {"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed_arn}"}}
+    assert caught.value.response["Error"] == {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed_arn}"}
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 200
     assert caught.value.role_arn == ROLE
     assert cache_info().roles == 0
 
@@ -284,7 +342,8 @@ def test_no_attempt_without_time(server: ScriptedSTS, remaining: Any, sts: STS) 
 
     said = "no attempt was made, as the invocation's time is nearly over"
     assert str(caught.value) == f"{ROLE}: {said}"
-    assert caught.value.response == {"Error": {"Code": "NoTimeLeft", "Message": said}}
+    assert caught.value.response["Error"] == {"Code": "NoTimeLeft", "Message": said}
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 0
     assert caught.value.role_arn == ROLE
     assert server.calls == []
 

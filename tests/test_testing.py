@@ -343,6 +343,14 @@ class TestFaults:
         with pytest.raises(ConfigurationError, match="time goes forward"):
             aws.sts.advance(-1)
 
+    def test_faults_are_checked(self, aws):
+        """A fault that could not come is refused: what is no number of requests, what is no role."""
+        for times in (-1, "2", True, 1.5):
+            with pytest.raises(ConfigurationError, match="is not a number of requests"):
+                aws.sts.throttle(times)
+        with pytest.raises(ConfigurationError, match="is not the ARN of a role"):
+            aws.sts.revoke("Reader")
+
     def test_freezegun(self, aws):
         """Under freezegun the library renews when the frozen clock says so."""
         with freezegun.freeze_time("2030-01-01T00:00:00") as frozen:

@@ -129,6 +129,10 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     """
     if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= CONNECTIONS:
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {CONNECTIONS}")
+    if not callable(function):
+        raise ConfigurationError("function", f"{function!r} cannot be called")
+    if progress is not None and not callable(progress):
+        raise ConfigurationError("progress", f"{progress!r} cannot be called")
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
     failures: dict[str, Exception] = {}
     allowed = AllowedRoles(allowed_roles)

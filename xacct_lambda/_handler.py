@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack, cast
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
 
@@ -347,6 +348,14 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     known = inspect.signature(getattr(boto3.Session, kind)).parameters.keys() - {"self"}
     for name in arguments.keys() - known:
         raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{nearest(name, known)}")
+    if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):
+        # Not repeated, nor let through: with keys of its own the client would act as somebody else than the role.
+        raise ConfigurationError(argument, f"a {kind} that acts as the role takes no keys of its own")
+    if arguments.get("region_name") is not None:
+        _sessions.check_region(argument, arguments["region_name"])
+    config = arguments.get("config")
+    if config is not None and not isinstance(config, Config):
+        raise ConfigurationError(argument, f"config: a botocore.config.Config is needed, not {type(config).__name__}")
 
 
 def _add(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:

@@ -323,19 +323,16 @@ def check_session_options(
         ConfigurationError: An argument is not of its type, or breaks a rule.
     """
     if region_name is not None:
-        try:
-            validate_region_name(region_name)
-        except (InvalidRegionError, TypeError) as error:
-            raise ConfigurationError("region_name", f"{region_name!r} is not the name of a Region") from error
+        check_region("region_name", region_name)
     if source_session is not None and not isinstance(source_session, boto3.Session):
-        raise ConfigurationError("source_session", f"a boto3.Session is needed, not a {type(source_session).__name__}")
+        raise ConfigurationError("source_session", f"a boto3.Session is needed, not {type(source_session).__name__}")
     if isinstance(source_session, AssumedSession) and request.duration_seconds > _CHAINED_SECONDS:
         raise ConfigurationError(
             "duration_seconds",
             f"role chaining allows {_CHAINED_SECONDS} at most, and source_session is an assumed role",
         )
     if sts_config is not None and not isinstance(sts_config, Config):
-        raise ConfigurationError("sts_config", f"a botocore.config.Config is needed, not a {type(sts_config).__name__}")
+        raise ConfigurationError("sts_config", f"a botocore.config.Config is needed, not {type(sts_config).__name__}")
     seconds = min_ttl_seconds.total_seconds() if isinstance(min_ttl_seconds, timedelta) else min_ttl_seconds
     longest = request.duration_seconds - MANDATORY_SECONDS
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= longest:
@@ -343,6 +340,23 @@ def check_session_options(
             "min_ttl_seconds", f"{min_ttl_seconds!r} is not within 0 to {longest}, a minute less than duration_seconds"
         )
     return float(seconds)
+
+
+def check_region(argument: str, region_name: Any) -> None:
+    """Refuse what cannot be the name of a Region.
+
+    Raises:
+        ConfigurationError: It is no host label.
+    """
+    try:
+        validate_region_name(region_name)
+    except (InvalidRegionError, TypeError):
+        is_name = False
+    else:
+        # botocore's pattern ends in $, which lets a line break pass.
+        is_name = not region_name.endswith("\n")
+    if not is_name:
+        raise ConfigurationError(argument, f"{region_name!r} is not the name of a Region")
 
 
 def cache_info() -> CacheInfo:
@@ -368,7 +382,7 @@ def cache_resize(
 
     Args:
         max_roles: Sets of credentials held, 2 KB each.
-        max_sessions: Sessions held, 0.1 MB each and 0.4 MB with an ``s3`` client.
+        max_sessions: Sessions held, 0.1 MB each and 0.5 MB with an ``s3`` client.
         max_clients: Clients held by each session.
     """
     for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():

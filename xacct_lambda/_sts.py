@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
@@ -67,6 +68,9 @@ _PASSING_CODES: Final = frozenset(
     }
 )
 SERVER_FAULTS: Final = range(500, 600)
+FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError, KeyError, ValueError)
+"""What a call of STS may raise; the latter two for XML that is not STS's, as of a proxy."""
+
 _NO_ANSWER: Final = (
     botocore_exceptions.ConnectionError,
     botocore_exceptions.HTTPClientError,
@@ -179,14 +183,12 @@ class STS:
             self.calls += 1
         token = _assuming.set(True)
         try:
-            response = client.assume_role(**request.parameters())
+            return _issued(client.assume_role(**request.parameters()), request)
         except XacctLambdaError:
-            # The source session is an assumed one, and its own role could not be assumed.
+            # The source session is an assumed one, and its own role could not be assumed; or STS assumed another role.
             raise
-        except (BotoCoreError, ClientError, ResponseParserError) as error:
+        except FAILURES as error:
             failure, cause = failure_of(error, request)
-        else:
-            return _issued(response, request)
         finally:
             _assuming.reset(token)
         # Out of the except block, or the error as botocore raised it would stay reachable as __context__.
@@ -228,19 +230,21 @@ def frozen_config(config: Config) -> Hashable:
 
 def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCredentials:
     # pop: no frame that an error passes through may hold the secrets, for tools that print local variables.
-    issued = _parsed(response.pop("Credentials"), request.account_id)
+    issued = _parsed(response.pop("Credentials", {}), request.account_id)
     assumed = response.get("AssumedRoleUser", {}).get("Arn")
     if assumed != request.assumed_role_arn:
         raise AssumeRoleError(
             f"STS answered for {assumed}, and {request.assumed_role_arn} was asked for. Its credentials are not used: "
             "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)",
             role_arn=request.role_arn,
-            response={"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed}"}},
+            response=response | {"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed}"}},
         )
     return issued
 
 
 def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredentials:
+    if not {"AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"} <= credentials.keys():
+        raise ResponseParserError
     fields = {
         "access_key": credentials["AccessKeyId"],
         "secret_key": credentials["SecretAccessKey"],
@@ -252,14 +256,32 @@ def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredential
     return IssuedCredentials(frozen, credentials["Expiration"].timestamp())
 
 
-def failure_of(
-    error: BotoCoreError | ClientError | ResponseParserError, request: AssumeRoleRequest
-) -> tuple[XacctLambdaError, Exception]:
-    """Return what to raise in the place of botocore's error, and the cause to chain to it, both without secrets."""
+def _is_the_parsers(error: Exception) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
+
+
+def failure_of(error: Exception, request: AssumeRoleRequest) -> tuple[XacctLambdaError, Exception]:
+    """Return what to raise in the place of one of ``FAILURES``, and the cause to chain to it, both without secrets.
+
+    Raises:
+        Exception: The error itself, where it is that of a hook or of other code of the caller's.
+    """
+    if isinstance(error, KeyError | ValueError):
+        if not _is_the_parsers(error):
+            raise error
+        error = ResponseParserError()
     # Here, as a cold start that is not refused does without it.
     from xacct_lambda import _diagnosis  # noqa: PLC0415
 
     role_arn = request.role_arn
+    if isinstance(error, ResponseParserError) or (isinstance(error, ClientError) and "Error" not in error.response):
+        # Its message quotes the body, which may be half an answer with the secrets in it.
+        error = ResponseParserError("the answer is not one of STS (its text is withheld)")
+    if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
+        # Its message quotes the header, which is the token or the signature.
+        problem = "its access key or session token has a line break in it, so that no request can be made of it"
+        return ConfigurationError("source_session", problem), ValueError("Invalid header value")
     if isinstance(error, ClientError):
         answer: Any = dict(error.response["Error"])
         # botocore makes None of an empty element.
@@ -273,9 +295,6 @@ def failure_of(
             return STSUnavailableError(message, role_arn=role_arn, response=response), cause
         message = _diagnosis.refusal(code, answer["Message"], request)
         return AssumeRoleError(message, role_arn=role_arn, response=response), cause
-    if isinstance(error, ResponseParserError):
-        # Its message quotes the body, which may be half an answer with the secrets in it.
-        error = ResponseParserError("the answer is not one of STS (its text is withheld)")
     if isinstance(error, _NO_ANSWER):
         code, text = type(error).__name__, str(error)
         message = _diagnosis.no_answer(code, text, request)
@@ -313,6 +332,6 @@ def _without_credentials(record: logging.LogRecord) -> bool:
     return True
 
 
-# A filter acts on the records of its own logger only; these three write headers and bodies.
-for _name in ("botocore.auth", "botocore.endpoint", "botocore.parsers"):
+# A filter acts on the records of its own logger only; these write headers and bodies, and exceptions that quote them.
+for _name in ("botocore.auth", "botocore.endpoint", "botocore.httpsession", "botocore.parsers"):
     logging.getLogger(_name).addFilter(_without_credentials)

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from xacct_lambda import assumed_session
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
-from xacct_lambda._sts import SERVER_FAULTS, STS_CONFIG, failure_of, new_client
+from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
 HELP: Final = "find out whether a role can be assumed from here: who am I, can I reach STS, does the role let me in"
@@ -53,6 +53,13 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not a JSON document: {error}") from error
+
+
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "--role-session-name": {"metavar": "NAME"},
     "--external-id": {"metavar": "ID"},
@@ -69,7 +76,7 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     },
     "--region-name": {"metavar": "REGION", "help": "Region of the assumed session; STS is called in the caller's"},
     "--min-ttl-seconds": {"metavar": "SECONDS", "type": float},
-    "--extra": {"metavar": "JSON", "type": json.loads, "help": "further parameters of AssumeRole"},
+    "--extra": {"metavar": "JSON", "type": _json, "help": "further parameters of AssumeRole"},
 }
 
 
@@ -147,7 +154,7 @@ def check(source: boto3.Session, **arguments: Any) -> Iterator[Step]:
             answer = ask()
         except XacctLambdaError as refused:
             error = refused
-        except (BotoCoreError, ClientError) as failed:
+        except FAILURES as failed:
             error, _ = failure_of(failed, asked.request)
         yield Step(name, answer, time.perf_counter() - started, error)
         if error is not None:
@@ -185,7 +192,8 @@ class _Questions:
             self._unsigned.get_caller_identity()
         except ClientError as error:
             # What is not signed is refused: so STS was reached, whoever the caller is.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
+            is_of_sts = "Error" in error.response
+            if not is_of_sts or error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
                 raise
         return str(self._unsigned.meta.endpoint_url)
 
@@ -213,6 +221,6 @@ def _identity(client: Any) -> str:
         return str(client.get_caller_identity()["Arn"])
     except ClientError as error:
         # It takes no permission, but the policy of a VPC endpoint for STS may let AssumeRole pass alone.
-        if error.response["Error"].get("Code") != "AccessDenied":
+        if error.response.get("Error", {}).get("Code") != "AccessDenied":
             raise
         return "unknown: GetCallerIdentity is denied"

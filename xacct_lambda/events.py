@@ -37,8 +37,13 @@ def event_field(path: str) -> FromEvent:
 
     Args:
         path: Keys with dots between them, as in ``detail.tenant``.
+
+    Raises:
+        ConfigurationError: Here: the path has no key, or an empty one.
     """
-    keys = path.split(".")
+    keys = path.split(".") if isinstance(path, str) else []
+    if not keys or "" in keys:
+        raise ConfigurationError("path", f"{path!r} is not a path: keys with dots between them, as in detail.tenant")
     return _reads(lambda event, _: _name(f"event field {path!r}", _dig(event, keys)))
 
 
@@ -86,7 +91,18 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
     Raises:
         ConfigurationError: Here: the template is not that of a role ARN, or its names are not those of ``values``.
     """
-    names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    try:
+        fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError("template", f"{template!r} is not a role ARN with names in braces: {error}") from error
+    names = {name for name, _, _ in fields}
+    if any(spec or how for _, spec, how in fields):
+        raise ConfigurationError("template", f"{template!r}: names alone stand in braces, without ! and :")
+    for name, value in values.items():
+        if not callable(value):
+            raise ConfigurationError(
+                name, "a callable is needed, as of xacct_lambda.events; text goes into the template"
+            )
     if names != values.keys():
         raise ConfigurationError(
             "template", f"{template!r} and the values name different things: {names ^ values.keys()}"

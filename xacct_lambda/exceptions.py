@@ -46,7 +46,8 @@ class _STSError(XacctLambdaError, ClientError):
     """AssumeRole gave no credentials; in the shape of a botocore ``ClientError``, so that code written for it works."""
 
     response: Any
-    """STS's answer as botocore parsed it (``response["Error"]["Code"]``), external ID taken out."""
+    """STS's answer as botocore parsed it (``response["Error"]["Code"]``), external ID taken out. Where there is none,
+    ``response["ResponseMetadata"]["HTTPStatusCode"]`` is 0."""
     operation_name: str
     """Always ``"AssumeRole"``."""
     role_arn: str
@@ -58,7 +59,9 @@ class _STSError(XacctLambdaError, ClientError):
         # Not super().__init__(): ClientError would put its own template in the place of the message, and the message is
         # all that Lambda shows of an exception.
         Exception.__init__(self, message)
-        self.response = response
+        # botocore's errors always have metadata, as a service has answered; code that reads the status needs some here.
+        no_answer = {"RequestId": "", "HTTPStatusCode": 0, "HTTPHeaders": {}, "RetryAttempts": 0}
+        self.response = {"ResponseMetadata": no_answer, **response}
         self.operation_name = "AssumeRole"
         self.role_arn = role_arn
 
@@ -89,7 +92,8 @@ class STSUnavailableError(_STSError):
 
     Raised only when there are no valid credentials left to serve. It is a
     ``botocore.exceptions.ClientError`` too, since throttling and 5xx answers were one before; where STS did not
-    answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``) and ``__cause__`` holds it.
+    answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``), ``__cause__`` holds it, and
+    ``response["ResponseMetadata"]["HTTPStatusCode"]`` is 0.
     """
 
 

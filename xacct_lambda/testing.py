@@ -199,6 +199,8 @@ class FaultySTS:
 
     def throttle(self, times: int = 1) -> None:
         """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests."""
+        if isinstance(times, bool) or not isinstance(times, int) or times < 0:
+            raise ConfigurationError("times", f"{times!r} is not a number of requests")
         self._accounts.throttled = times
 
     def expire_now(self) -> None:
@@ -210,6 +212,7 @@ class FaultySTS:
 
         (The console's "Revoke active sessions" is another thing, a policy with an explicit deny: no fault of STS.)
         """
+        role_arn_parts(role_arn)
         self._accounts.revoke(role_arn)
 
     def advance(self, seconds: float | timedelta) -> None:
