@@ -291,7 +291,7 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
             pool.submit(follow).result(5)
         said = "STS has not answered, and the invocation's time is nearly over"
         assert str(caught.value) == f"{ROLE}: {said}"
-        assert caught.value.response == {"Error": {"Code": "NoAnswerInTime", "Message": said}}
+        assert caught.value.response["Error"] == {"Code": "NoAnswerInTime", "Message": said}
         assert caught.value.role_arn == ROLE
         release.set()
         assert isinstance(leader.result(5), FrozenCredentials)
@@ -498,7 +498,7 @@ def test_min_ttl_longer_than_what_sts_issues(cache: CredentialCache, sts: FakeST
 
     said = "STS issued credentials for less than the 2700 s needed: is the clock right?"
     assert str(caught.value) == f"{ROLE}: {said}"
-    assert caught.value.response == {"Error": {"Code": "CredentialsTooShort", "Message": said}}
+    assert caught.value.response["Error"] == {"Code": "CredentialsTooShort", "Message": said}
     assert caught.value.role_arn == ROLE
 
 

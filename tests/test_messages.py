@@ -188,9 +188,9 @@ region_name: 'no region' is not the name of a Region
 >>> inject(clients=["s3"], source_session="default")
 source_session: a boto3.Session is needed, not str
 >>> inject(clients=["s3"], source_session=lambda event, context: None)
-source_session: cannot depend on the event
+source_session: cannot depend on the event, or on the role
 >>> inject(clients=["s3"], sts_config=lambda event, context: None)
-sts_config: cannot depend on the event
+sts_config: cannot depend on the event, or on the role
 >>> inject(role_arn=lambda event, context: ROLE, clients=["s3"])
 allowed_roles: required where role_arn depends on the event: say which roles it may name
 >>> inject(clients=["s3"], allowed_roles=[])
