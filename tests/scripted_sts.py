@@ -164,16 +164,25 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with served(Handler) as server:
+        server.closing = threading.Event()  # type: ignore[attr-defined]
+        sts = server.sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
+        try:
+            yield sts
+        finally:
+            server.closing.set()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    """Run a server on loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    server.closing = threading.Event()  # type: ignore[attr-defined]
-    sts = server.sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield sts
+        yield server
     finally:
-        server.closing.set()  # type: ignore[attr-defined]
         server.shutdown()
         thread.join()
         server.server_close()

@@ -20,11 +20,13 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 from os import killpg
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from scripted_sts import served
 
 from xacct_lambda._layer import _needed, build_layer
 
@@ -193,8 +195,8 @@ def runtime_api(processes: int) -> Iterator[RuntimeAPI]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with _served(Handler) as address:
-        api.address = address
+    with served(Handler) as server:
+        api.address = f"127.0.0.1:{server.server_port}"
         yield api
         api.close()
 
@@ -240,23 +242,9 @@ def other_services() -> Iterator[OtherServices]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with _served(Handler) as address:
-        services.url = f"http://{address}"
+    with served(Handler) as server:
+        services.url = f"http://127.0.0.1:{server.server_port}"
         yield services
-
-
-@contextmanager
-def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Function:
