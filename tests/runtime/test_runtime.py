@@ -153,8 +153,6 @@ def test_no_environment_is_poisoned(start: Start, sts: ScriptedSTS) -> None:
     sts.script = [ACCESS_DENIED]
     with start(README_HANDLER) as function:
         assert function.invoke(ORDERS).is_error
-        assert function.invoke(ORDERS).is_error
-        assert sts.count() == 1
 
         time.sleep(5.1)
         assert function.invoke(ORDERS).content == KEYS
