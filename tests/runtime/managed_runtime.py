@@ -232,12 +232,11 @@ def other_services() -> Iterator[OtherServices]:
     services = OtherServices()
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def do_GET(self) -> None:
             kind, body = services.answer(self.path, self.headers.get("Authorization", ""))
-            head = f"HTTP/1.1 200 -\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-            self.wfile.write((head + body).encode())
+            # Closed: one that is kept alive, two copies of a process would share, and read each other's answers.
+            head = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+            self.wfile.write(f"HTTP/1.1 200 -\r\n{head}\r\n{body}".encode())
 
         def log_message(self, *_: Any) -> None:
             pass
