@@ -38,9 +38,6 @@ the path if the role has one
 >>> assumed_session("arn:aws:sts::222222222222:assumed-role/Reader/me")
 role_arn: 'arn:aws:sts::222222222222:assumed-role/Reader/me' is not the ARN of a role. It is a session of a role; the
 role's ARN is arn:aws:iam::222222222222:role/[PATH/]Reader
->>> assumed_session("arn:aws:sts::222222222222:assumed-role/Réader/me")
-role_arn: 'arn:aws:sts::222222222222:assumed-role/Réader/me' is not the ARN of a role. Write
-arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and the path if the role has one
 >>> assumed_session("arn:aws:iam::222222222222:role/tenant/*")
 role_arn: 'arn:aws:iam::222222222222:role/tenant/*' is not the ARN of a role. Name one role; patterns belong in
 allowed_roles

@@ -237,6 +237,12 @@ def test_a_role_arn_is_made_of_its_parts(partition: str, account_id: str, path: 
     assert request.assumed_role_arn == f"arn:{partition}:sts::{account_id}:assumed-role/{name}/orders"
 
 
+def test_no_role_is_made_up_of_a_name_that_none_has() -> None:
+    """What looks like a session of a role, but for a letter that IAM does not know, is not taken for one."""
+    with pytest.raises(ConfigurationError, match="Write arn:aws:iam::ACCOUNT:role/NAME"):
+        role_arn_parts("arn:aws:sts::222222222222:assumed-role/Réader/me")
+
+
 @given(st.data(), st.text("a/:*?é\n ", min_size=1, max_size=3) | st.text(min_size=1, max_size=3))
 def test_what_is_put_into_an_arn_stays_in_its_part(data: st.DataObject, text: str) -> None:
     """Whatever is put anywhere into an ARN: it is refused, or its parts still make up the whole."""
