@@ -60,7 +60,10 @@ def test_the_common_places(reader: Any, event: Any, expected: str) -> None:
 
 def test_the_tenant_of_a_durable_function() -> None:
     """A durable context holds the usual one."""
-    assert tenant_id()({}, SimpleNamespace(lambda_context=CONTEXT)) == "blue"
+    context = SimpleNamespace(lambda_context=CONTEXT)
+
+    assert tenant_id()({}, context) == "blue"
+    assert tenant_id()("self", {}, context) == "blue"
 
 
 @pytest.mark.parametrize(

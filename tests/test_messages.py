@@ -265,4 +265,5 @@ def test_message(example: doctest.Example) -> None:
 
     assert str(caught.value).replace(f"boto3 {boto3.__version__}", "boto3 X.Y.Z") == " ".join(example.want.split())
     assert str(caught.value).startswith(f"{caught.value.argument}: ")
+    assert caught.value.args == (caught.value.argument, caught.value.problem)
     assert boto3.DEFAULT_SESSION is None or "assumed_session" in example.source, "no session is made to refuse"
