@@ -149,6 +149,8 @@ clients: config: a botocore.config.Config is needed, not dict
 clients: a client that acts as the role takes no keys of its own
 >>> inject(resources={"s3": {"service_name": "s3", "aws_access_key_id": "x"}})
 resources: a resource that acts as the role takes no keys of its own
+>>> inject(clients={"s3": {"service_name": "s3", "self": 1}})
+clients: Session.client() takes no 'self'
 >>> inject(clients={"class": "s3"})
 clients: 'class' cannot be the name of a parameter
 >>> inject(clients={"a b": "s3"})
@@ -227,6 +229,19 @@ event: the caller's account in the event's requestContext is not an account's 12
 template: 'arn:aws:iam::{account}:role/{name}' and the values name different things: {'name'}
 >>> role_for("arn:aws:iam::222222222222:role/{name}", name=lambda event, context: 7)({}, None)
 event: 'name' of a role is not a name: 1 to 128 letters, digits or _+=,.@-
+>>> role_for("arn:aws:iam::222222222222:role/{name", name=tenant_id())
+template: 'arn:aws:iam::222222222222:role/{name' is not a role ARN with names in braces: expected '}' before end of
+string
+>>> role_for("arn:aws:iam::222222222222:role/{name!r}", name=tenant_id())
+template: 'arn:aws:iam::222222222222:role/{name!r}': names alone stand in braces, without ! and :
+>>> role_for("arn:aws:iam::222222222222:role/{name:>9}", name=tenant_id())
+template: 'arn:aws:iam::222222222222:role/{name:>9}': names alone stand in braces, without ! and :
+>>> role_for("arn:aws:iam::222222222222:role/{name}", name="blue")
+name: a callable is needed, as of xacct_lambda.events; text goes into the template
+>>> event_field("detail..tenant")
+path: 'detail..tenant' is not a path: keys with dots between them, as in detail.tenant
+>>> tenant_id()({})
+event: the handler was called without the event and the context by position
 >>> role_for("{name}", name=tenant_id())
 role_arn: '000000000000' is not the ARN of a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the
 account and the path if the role has one

@@ -15,7 +15,7 @@ from xacct_lambda import assume_role
 from xacct_lambda.__main__ import main
 from xacct_lambda._policy_command import _as_expression
 from xacct_lambda.exceptions import ConfigurationError
-from xacct_lambda.policy import permissions_policy, trust_policy
+from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
 
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
 OTHER_ROLE = "arn:aws-us-gov:iam::333333333333:role/teams/orders/Reader"
@@ -464,3 +464,11 @@ def test_documented_commands(capsys, line, output):
     """What docs/cli.md shows of the command is what it prints."""
     assert main(shlex.split(line)) == 0
     assert capsys.readouterr().out == output
+
+
+def test_statements_of_any_policy() -> None:
+    """A policy has its statements in a list, or one without a list, or none."""
+    one = {"Effect": "Allow"}
+
+    assert statements_of({"Statement": [one]}) == statements_of({"Statement": one}) == [one]
+    assert statements_of({}) == []

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, NamedTuple, cast
 
@@ -348,15 +349,12 @@ def check_region(argument: str, region_name: Any) -> None:
     Raises:
         ConfigurationError: It is no host label.
     """
-    try:
+    with suppress(InvalidRegionError, TypeError):
         validate_region_name(region_name)
-    except (InvalidRegionError, TypeError):
-        is_name = False
-    else:
         # botocore's pattern ends in $, which lets a line break pass.
-        is_name = not region_name.endswith("\n")
-    if not is_name:
-        raise ConfigurationError(argument, f"{region_name!r} is not the name of a Region")
+        if not region_name.endswith("\n"):
+            return
+    raise ConfigurationError(argument, f"{region_name!r} is not the name of a Region")
 
 
 def cache_info() -> CacheInfo:
