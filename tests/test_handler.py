@@ -264,6 +264,8 @@ def test_callable_objects() -> None:
         def __init__(self):
             self.state = "orders"
 
+        kind = "orders"
+
         def __call__(self, event, context, *, sqs):
             return self.state, event
 
@@ -273,6 +275,50 @@ def test_callable_objects() -> None:
     assert inspect.isfunction(handler)
     assert handler.__name__ == "Handler"
     assert not hasattr(handler, "state")
+    assert not hasattr(handler, "kind")
+
+
+def test_what_is_decorated_is_at_hand() -> None:
+    """``__wrapped__`` is what was decorated, a partial as it is."""
+    handler = functools.partial(takes_s3)
+
+    assert assume_role(ROLE, clients=["s3"])(handler).__wrapped__ is handler  # type: ignore[attr-defined]
+
+
+def test_a_callable_object_without_the_parameter() -> None:
+    """An object that does not take what is injected is called by the name of its class."""
+
+    class Handler:
+        def __call__(self, event, context): ...
+
+    with pytest.raises(ConfigurationError, match=r"^clients: Handler\(event, context\) has no parameter 's3'"):
+        assume_role(ROLE, clients=["s3"])(Handler())
+
+
+def test_the_context_of_a_method() -> None:
+    """The context is the last of the positional arguments, a method's as a function's."""
+
+    class Handlers:
+        @assume_role(ROLE, session="session")
+        def handle(self, event, context, *, session):
+            return invocation.get()
+
+        @assume_role(ROLE, session="session")
+        async def handle_later(self, event, context, *, session):
+            return invocation.get()
+
+    assert Handlers().handle(EVENT, CONTEXT) is CONTEXT
+    assert asyncio.run(Handlers().handle_later(EVENT, CONTEXT)) is CONTEXT
+
+
+def test_further_parameters() -> None:
+    """Parameters of ``extra`` are those of the session that is injected."""
+
+    @assume_role(ROLE, session="session", extra={"Future": ["x"]})
+    def handler(event, context, *, session):
+        return session
+
+    assert handler(EVENT, CONTEXT) is assumed_session(ROLE, extra={"Future": ["x"]})
 
 
 @pytest.mark.parametrize("kind", ["function", "object", "partial"])

@@ -195,8 +195,14 @@ def test_keys_with_a_line_break(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv(variable, "callers\nsecret")
 
-    with pytest.raises(ConfigurationError, match="line break") as caught:
+    with pytest.raises(ConfigurationError) as caught:
         assume(sts)
+
+    assert str(caught.value) == (
+        "source_session: its access key or session token has a line break in it, so that no request can be made of it"
+    )
+    assert caught.value.args == ("source_session", caught.value.problem)
+    assert str(caught.value.__cause__) == "Invalid header value"
 
     told = "".join(traceback.format_exception(caught.value))
     assert "secret" not in f"{told} {caplog.text} {caught.value.__context__!r}"
@@ -342,8 +348,10 @@ def test_no_attempt_without_time(server: ScriptedSTS, remaining: Any, sts: STS) 
 
     said = "no attempt was made, as the invocation's time is nearly over"
     assert str(caught.value) == f"{ROLE}: {said}"
-    assert caught.value.response["Error"] == {"Code": "NoTimeLeft", "Message": said}
-    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 0
+    assert caught.value.response == {
+        "Error": {"Code": "NoTimeLeft", "Message": said},
+        "ResponseMetadata": {"RequestId": "", "HTTPStatusCode": 0, "HTTPHeaders": {}, "RetryAttempts": 0},
+    }
     assert caught.value.role_arn == ROLE
     assert server.calls == []
 
