@@ -599,3 +599,14 @@ def test_without_the_runtimes_module_there_is_no_hook(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", None)
 
     assert reload_sessions().cache_info().sessions == 0
+
+
+def test_a_client_of_other_keys() -> None:
+    """Who passes keys to ``client()`` gets a client of its own, made with the other arguments too."""
+    own: dict[str, Any] = {"region_name": "us-west-2", "aws_access_key_id": "AKIAOWN", "aws_secret_access_key": "own"}
+    session = assumed_session(ROLE, region_name="eu-west-1")
+
+    client = session.client("s3", **own)
+
+    assert client.meta.region_name == "us-west-2"
+    assert session.client("s3", **own) is not client
