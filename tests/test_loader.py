@@ -61,6 +61,16 @@ def test_own_models_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert boto3.DEFAULT_SESSION._session.get_service_data("private") == {"metadata": {}}
 
 
+def test_what_is_no_file_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder in AWS_DATA_PATH that has the name of a model is passed over, as by botocore."""
+    (tmp_path / "endpoints.json").mkdir()
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    assumed_session(ROLE)
+    assert boto3.DEFAULT_SESSION is not None
+
+    assert boto3.DEFAULT_SESSION.client("sts", region_name="eu-west-1").meta.region_name == "eu-west-1"
+
+
 def test_a_first_client_does_not_look_into_every_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client that calls STS is made with a handful of folders listed, where botocore lists 800."""
     listed: list[str] = []

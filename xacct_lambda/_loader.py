@@ -53,12 +53,12 @@ class _Loader(Loader):
 
 
 class _FileLoader(JSONFileLoader):
-    """botocore's reader of JSON files, but into plain dicts: OrderedDicts take three times the time and memory."""
+    """botocore's reader of JSON files, but into plain dicts: OrderedDicts take three times the time."""
 
     def load_file(self, file_path: str) -> Any:
         for suffix, decompress in ((".json", bytes), (".json.gz", gzip.decompress)):
-            try:
-                return json.loads(decompress(Path(file_path + suffix).read_bytes()))
-            except FileNotFoundError:
-                continue
+            path = Path(file_path + suffix)
+            # As botocore asks: what is no file, or lies in a folder that may not be read, is not there.
+            if path.is_file():
+                return json.loads(decompress(path.read_bytes()))
         return None
