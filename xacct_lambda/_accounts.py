@@ -184,7 +184,8 @@ def _visit(
     options: dict[str, Any],
 ) -> Any:
     """Do one role's part, in a thread of its own."""
-    account_id = role_arn_parts(allowed.checked(role_arn))[2]
+    role_arn = allowed.checked(role_arn)
+    account_id = role_arn_parts(role_arn)[2]
     session = session_for(role_arn, options, role_arn)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
     if seconds_left() == 0:
