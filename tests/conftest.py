@@ -109,7 +109,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
 def holds_in_a_fork(fact: Callable[[], bool]) -> bool:
     """Return what a forked child finds; it fails where it is stuck for 20 seconds."""
     pid = os.fork()
-    if pid == 0:  # pragma: no cover - the child is not measured
+    if pid == 0:
         signal.alarm(20)
         try:
             os._exit(0 if fact() else 1)
