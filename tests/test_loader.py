@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -65,6 +66,23 @@ def test_what_is_no_file_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """A folder in AWS_DATA_PATH that has the name of a model is passed over, as by botocore."""
     (tmp_path / "endpoints.json").mkdir()
     monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    assumed_session(ROLE)
+    assert boto3.DEFAULT_SESSION is not None
+
+    assert boto3.DEFAULT_SESSION.client("sts", region_name="eu-west-1").meta.region_name == "eu-west-1"
+
+
+def test_a_folder_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder in AWS_DATA_PATH whose files are out of reach is passed over, as by botocore."""
+    stat = os.stat
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if Path(str(path)).parent == tmp_path:
+            raise PermissionError(path)
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    monkeypatch.setattr(os, "stat", refusing)
     assumed_session(ROLE)
     assert boto3.DEFAULT_SESSION is not None
 

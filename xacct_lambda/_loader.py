@@ -57,8 +57,7 @@ class _FileLoader(JSONFileLoader):
 
     def load_file(self, file_path: str) -> Any:
         for suffix, decompress in ((".json", bytes), (".json.gz", gzip.decompress)):
-            path = Path(file_path + suffix)
-            # As botocore asks: what is no file, or lies in a folder that may not be read, is not there.
-            if path.is_file():
-                return json.loads(decompress(path.read_bytes()))
+            path = file_path + suffix
+            if os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises where a folder may not be read
+                return json.loads(decompress(Path(path).read_bytes()))
         return None
