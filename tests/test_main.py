@@ -12,6 +12,8 @@ import pytest
 from xacct_lambda import cache_info
 from xacct_lambda.__main__ import main
 
+EXECUTION_ROLE = "arn:aws:iam::111111111111:role/my-lambda-execution-role"
+
 
 def test_the_demo_tells_the_whole_story(capsys: pytest.CaptureFixture[str]) -> None:
     """The demo shows who the handler is in each account, what it read, and the calls and times of both handlers."""
@@ -67,3 +69,17 @@ def test_the_module_runs(command: list[str]) -> None:
     result = subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, check=True)
 
     assert "demo" in result.stdout
+
+
+def test_a_reader_that_has_enough() -> None:
+    """Where what is printed is cut short, as by ``| head``, a command ends without a traceback, and with 141."""
+    roles = [f"--role-arn=arn:aws:iam::222222222222:role/{'r' * 50}{number}" for number in range(200)]
+    command = [sys.executable, "-m", "xacct_lambda", "policy", "--execution-role-arn", EXECUTION_ROLE, *roles]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ _COMMANDS = {
     "layer": "xacct_lambda._layer",
     "policy": "xacct_lambda._policy_command",
 }
+
+# What a shell reports of a program that the signal SIGPIPE ends.
+_CUT_SHORT = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             subparsers.add_parser(name)
     parsed = parser.parse_args(arguments)
-    return int(parsed.run(parsed))
+    try:
+        status = int(parsed.run(parsed))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read what was printed (`| head`) has enough. Python flushes once more at exit, and would say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CUT_SHORT
+    return status
 
 
 if __name__ == "__main__":
