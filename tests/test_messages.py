@@ -172,6 +172,8 @@ handler: a classmethod cannot be called; decorate the function below it
 >>> inject(role_arn="Reader", clients=["s3"])
 role_arn: 'Reader' is not the ARN of a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account
 and the path if the role has one
+>>> inject(clients=["s3"], prefetch="yes")
+prefetch: 'yes' is not True, False or None
 >>> inject(clients=["s3"], external="x")
 external: no such option; did you mean 'external_id'?
 >>> inject(clients=["s3"], qqqqqqqq="x")
@@ -212,6 +214,8 @@ role_arn: 'arn:aws:iam::222222222222:role/role-on-source-account' is not among a
 
 >>> assumed_sessions([ROLE], max_workers=51)
 max_workers: 51 is not a whole number from 1 to 50
+>>> assumed_sessions([ROLE], return_exceptions="no")
+return_exceptions: 'no' is not True or False
 >>> assumed_sessions(ROLE)
 role_arns: a list of ARNs is needed
 >>> for_each_account(print, [7])
@@ -251,6 +255,14 @@ role_arn: at least one role is needed
 >>> permissions_policy("Reader")
 role_arn: 'Reader' is not the ARN of a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account
 and the path if the role has one
+>>> permissions_policy(7)
+role_arn: 7 is not the ARN of a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and the
+path if the role has one
+>>> permissions_policy([["Reader"]])
+role_arn: ['Reader'] is not the ARN of a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account
+and the path if the role has one
+>>> permissions_policy(ROLE, tags=["tenant"])
+tags: a mapping of tag keys to values is needed
 >>> permissions_policy(ROLE, source_identity="a")
 source_identity: 'a' is refused by STS, which takes 2 to 64 letters, digits or _+=,.@-
 >>> permissions_policy(ROLE, tags={"tenant": "blue!"})
@@ -267,6 +279,8 @@ principal_arn: '*' is not the ARN of a role. Name one role; patterns belong in a
 external_id: refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-
 >>> trust_policy(ROLE, organization_id="acme")
 organization_id: 'acme' is not the ID of an organization (o-…)
+>>> trust_policy(ROLE, organization_id=7)
+organization_id: 7 is not the ID of an organization (o-…)
 """
 
 

@@ -129,6 +129,8 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     """
     if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= CONNECTIONS:
         raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {CONNECTIONS}")
+    if not isinstance(return_exceptions, bool):
+        raise ConfigurationError("return_exceptions", f"{return_exceptions!r} is not True or False")
     if not callable(function):
         raise ConfigurationError("function", f"{function!r} cannot be called")
     if progress is not None and not callable(progress):

@@ -82,6 +82,8 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
             take a parameter, a name is injected twice. At the call: the event led to a role that is not allowed, or to
             an option that breaks a rule.
     """
+    if not isinstance(prefetch, bool | None):
+        raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")
     plan = _Plan(
         role_arn, _injections(clients, resources, session, options.get("source_session")), allowed_roles, options
     )

@@ -41,11 +41,10 @@ def permissions_policy(
     Raises:
         ConfigurationError: An argument breaks a rule of STS.
     """
-    role_arns = [role_arn] if isinstance(role_arn, str) else list(dict.fromkeys(role_arn))
+    given = [role_arn] if isinstance(role_arn, str) or not isinstance(role_arn, Iterable) else role_arn
+    role_arns = list(dict.fromkeys(role_arn_parts(arn)[0] for arn in given))
     if not role_arns:
         raise ConfigurationError("role_arn", "at least one role is needed")
-    for arn in role_arns:
-        role_arn_parts(arn)
     resource = role_arns[0] if len(role_arns) == 1 else role_arns
     statements = [
         _statement({"Action": action, "Resource": resource}, condition)
@@ -78,7 +77,9 @@ def trust_policy(
     _check_principal(principal_arn)
     if external_id is not None:
         _check(external_id=external_id)
-    if organization_id is not None and not _ORGANIZATION_ID.fullmatch(organization_id):
+    if organization_id is not None and not (
+        isinstance(organization_id, str) and _ORGANIZATION_ID.fullmatch(organization_id)
+    ):
         raise ConfigurationError("organization_id", f"{organization_id!r} is not the ID of an organization (o-…)")
     of_caller = _equals({"aws:PrincipalOrgID": organization_id})
     of_action = {"sts:AssumeRole": _equals({"sts:ExternalId": external_id})}
@@ -109,6 +110,8 @@ def _actions(source_identity: str | None, tags: Mapping[str, str] | None) -> dic
             _check(source_identity=source_identity)
         actions["sts:SetSourceIdentity"] = _equals({"sts:SourceIdentity": source_identity})
     if tags:
+        if not isinstance(tags, Mapping):
+            _check(tags=tags)
         named = {key: value for key, value in tags.items() if key != _ANY}
         _check(tags={key: "" if value == _ANY else value for key, value in named.items()})
         only: _Condition = {} if _ANY in tags else {"ForAllValues:StringEquals": {"aws:TagKeys": list(named)}}
