@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.exceptions import ClientError
 
-from xacct_lambda._layer import build_layer
+from xacct_lambda._command_layer import build_layer
 from xacct_lambda.testing import CrossAccountAWS
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "copy-objects"

@@ -36,6 +36,10 @@ PATH = [
 ]
 
 
+# What stands beside it, and may import any of it.
+BESIDE_IT = re.compile(r"__main__|_command_\w+|_testing_\w+|check|events|pytest_plugin|testing")
+
+
 def imported_by(module: str) -> set[str]:
     """Return the modules of the package that a module imports at any place."""
     found = set()
@@ -52,6 +56,13 @@ def imported_by(module: str) -> set[str]:
 def test_calls_travel_downwards(module: str) -> None:
     """Each module of the path of a call imports only modules below it."""
     assert imported_by(module) <= set(PATH[PATH.index(module) + 1 :])
+
+
+def test_the_folder_shows_what_is_on_the_path() -> None:
+    """What is not on the path of a call is public, or begins with what it is a part of."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+
+    assert {module for module in modules if not BESIDE_IT.fullmatch(module)} == set(PATH)
 
 
 def test_the_path_is_the_one_that_is_explained() -> None:

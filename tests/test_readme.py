@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from xacct_lambda import _demo, cache_info
+from xacct_lambda import _command_demo, cache_info
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -29,7 +29,7 @@ def test_the_readme_begins_with_code() -> None:
 def test_the_demo_runs_the_readmes_handler() -> None:
     """The handler of the demo does what the README's does, line by line."""
     shown = handler_in(blocks(README, "python")[0])
-    run = handler_in(Path(_demo.__file__).read_text())
+    run = handler_in(Path(_command_demo.__file__).read_text())
 
     assert shown == run
 

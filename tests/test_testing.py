@@ -489,8 +489,8 @@ class TestPlaces:
 
     def test_without_moto(self, monkeypatch):
         """Where moto is not installed, the error says what to install."""
-        monkeypatch.delattr("xacct_lambda._moto", raising=False)
-        monkeypatch.setitem(sys.modules, "xacct_lambda._moto", None)
+        monkeypatch.delattr("xacct_lambda._testing_moto", raising=False)
+        monkeypatch.setitem(sys.modules, "xacct_lambda._testing_moto", None)
 
         with pytest.raises(ImportError, match=r"pip install 'xacct-lambda\[testing\]'"), CrossAccountAWS():
             pass

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 # Command and the module that runs it, imported when asked for: what one command needs, another does without.
 _COMMANDS = {
     "check": "xacct_lambda.check",
-    "demo": "xacct_lambda._demo",
-    "layer": "xacct_lambda._layer",
-    "policy": "xacct_lambda._policy_command",
+    "demo": "xacct_lambda._command_demo",
+    "layer": "xacct_lambda._command_layer",
+    "policy": "xacct_lambda._command_policy",
 }
 
 # What a shell reports of a program that the signal SIGPIPE ends.

@@ -40,9 +40,9 @@ from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.policy import statements_of
 
 if TYPE_CHECKING:
-    from xacct_lambda import _moto
-    from xacct_lambda._iam import Caller
-    from xacct_lambda._strict_sts import AssumeRoleParameters
+    from xacct_lambda import _testing_moto
+    from xacct_lambda._testing_iam import Caller
+    from xacct_lambda._testing_sts import AssumeRoleParameters
 
 __all__ = ["AssumeRoleCall", "CrossAccountAWS", "FaultySTS", "LambdaContext", "isolated_cache"]
 
@@ -186,7 +186,7 @@ class FaultySTS:
     What is done to credentials is done to all that AssumeRole issued so far; the function's own stay good.
     """
 
-    def __init__(self, accounts: _moto.Accounts) -> None:
+    def __init__(self, accounts: _testing_moto.Accounts) -> None:
         self._accounts = accounts
 
     def unavailable(self) -> AbstractContextManager[None]:
@@ -230,7 +230,7 @@ class FaultySTS:
 
 
 class _Outage(AbstractContextManager[None]):
-    def __init__(self, accounts: _moto.Accounts) -> None:
+    def __init__(self, accounts: _testing_moto.Accounts) -> None:
         self._accounts = accounts
 
     def __exit__(self, *_: object) -> None:
@@ -297,13 +297,13 @@ class CrossAccountAWS:
         if "MOTO_ACCOUNT_ID" in os.environ:
             raise ConfigurationError("MOTO_ACCOUNT_ID", "set, so that moto would take every request for that account's")
         try:
-            from xacct_lambda import _moto  # noqa: PLC0415 - an extra, and a second
+            from xacct_lambda import _testing_moto  # noqa: PLC0415 - an extra, and a second
         except ImportError as error:
             raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
-        partition = _moto.partition(self.region_name)
+        partition = _testing_moto.partition(self.region_name)
         self.execution_role_arn: str = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
         role_arn_parts(self.execution_role_arn)
-        self._accounts = _moto.Accounts(self.region_name, decide=self._decide)
+        self._accounts = _testing_moto.Accounts(self.region_name, decide=self._decide)
         self._sessions: dict[str, boto3.Session] = {}
         self.sts = FaultySTS(self._accounts)
         self.assumed = []
@@ -314,7 +314,7 @@ class CrossAccountAWS:
             stack.enter_context(patch.object(boto3, "DEFAULT_SESSION", None))
             stack.enter_context(patch.object(_clock, "ahead", 0.0))
             stack.enter_context(patch.object(CrossAccountAWS, "_active", self))
-            _moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
+            _testing_moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
             self._environment = self._accounts.issue_to_function(self.execution_role_arn, self.function_name) | {
                 "AWS_CONFIG_FILE": os.devnull,
                 "AWS_DEFAULT_REGION": self.region_name,
@@ -365,14 +365,14 @@ class CrossAccountAWS:
         Raises:
             ConfigurationError: Not the ARN of a role, or a policy that IAM does not take.
         """
-        from xacct_lambda import _moto  # noqa: PLC0415 - see __enter__
+        from xacct_lambda import _testing_moto  # noqa: PLC0415 - see __enter__
 
         role_arn_parts(role_arn)
         document = _trust("AWS", self.execution_role_arn) if trust is None else _document("trust", trust)
         for statement in statements_of(document):
             if not statement.keys() & {"Principal", "NotPrincipal"} or "Resource" in statement:
                 raise ConfigurationError("trust", "each statement of a trust policy has a Principal and no Resource")
-        _moto.put_role(role_arn, json.dumps(document), max_session_duration)
+        _testing_moto.put_role(role_arn, json.dumps(document), max_session_duration)
         return role_arn
 
     def grant(self, policy: str | Mapping[str, Any], *, role_arn: str | None = None) -> None:
@@ -385,12 +385,12 @@ class CrossAccountAWS:
         Raises:
             ConfigurationError: The role does not exist, or IAM does not take the policy.
         """
-        from xacct_lambda import _moto  # noqa: PLC0415 - see __enter__
+        from xacct_lambda import _testing_moto  # noqa: PLC0415 - see __enter__
 
-        _moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
+        _testing_moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
 
     def _decide(self, parameters: AssumeRoleParameters, caller: Caller, permissions: list[str]) -> None:
-        from xacct_lambda import _moto, _strict_sts  # noqa: PLC0415 - see __enter__
+        from xacct_lambda import _testing_moto, _testing_sts  # noqa: PLC0415 - see __enter__
 
         call = AssumeRoleCall(
             role_arn=parameters.role_arn,
@@ -405,14 +405,14 @@ class CrossAccountAWS:
         )
         try:
             if self._strict:
-                _strict_sts.check(
+                _testing_sts.check(
                     parameters,
                     caller=caller,
                     permissions=permissions,
-                    role_of=_moto.role,
+                    role_of=_testing_moto.role,
                     organization_id=self._organization_id,
                 )
-        except _strict_sts.RefusedError as error:
+        except _testing_sts.RefusedError as error:
             self.refused.append(dataclasses.replace(call, error_code=error.code, reason=error.reason))
             _logger.warning("STS refused %s to %s: %s", call.role_arn, call.caller_arn, error.reason)
             raise

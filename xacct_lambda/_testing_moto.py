@@ -30,8 +30,8 @@ from moto.sts.responses import TokenResponse
 from moto.utilities.utils import get_partition
 from werkzeug.exceptions import HTTPException
 
-from xacct_lambda._iam import Caller
-from xacct_lambda._strict_sts import AssumeRoleParameters, RefusedError, Role
+from xacct_lambda._testing_iam import Caller
+from xacct_lambda._testing_sts import AssumeRoleParameters, RefusedError, Role
 from xacct_lambda.exceptions import ConfigurationError
 
 _ISSUED_PREFIX: Final = "ASIA"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from xacct_lambda._iam import Call, Caller, Verdict, judge
+from xacct_lambda._testing_iam import Call, Caller, Verdict, judge
 
 _CHAINED_SECONDS: Final = 3600
 _DEFAULT_SECONDS: Final = 3600

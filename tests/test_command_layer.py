@@ -20,12 +20,23 @@ import boto3
 import pytest
 
 import xacct_lambda
-from xacct_lambda import _layer
+from xacct_lambda import _command_layer
 from xacct_lambda.__main__ import main
-from xacct_lambda._layer import build_layer
+from xacct_lambda._command_layer import build_layer
 from xacct_lambda.exceptions import ConfigurationError
 
 PACKAGE = Path(xacct_lambda.__file__).parent
+LEFT_OUT = {
+    "__main__.py",
+    "_command_demo.py",
+    "_command_layer.py",
+    "_command_policy.py",
+    "_testing_iam.py",
+    "_testing_moto.py",
+    "_testing_sts.py",
+    "pytest_plugin.py",
+    "testing.py",
+}
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 OF_THE_SDK = {"boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six.py", "urllib3"}
 # Where boto3 was installed, as the runtime's own SDK lies beside the layer.
@@ -33,7 +44,7 @@ SITE_PACKAGES = Path(boto3.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def layer() -> _layer.Layer:
+def layer() -> _command_layer.Layer:
     return build_layer()
 
 
@@ -70,9 +81,8 @@ def test_nothing_shadows_the_runtimes_sdk(layer) -> None:
 def test_what_is_of_use_to_a_developer_alone_stays_behind(layer) -> None:
     """Of the library the path of a call is in it, ``check`` and ``events``: no testing tools and no other commands."""
     packed = {name.removeprefix("python/xacct_lambda/") for name in names_in(layer.content) if name.endswith(".py")}
-    sources = {path.name for path in PACKAGE.glob("*.py")}
 
-    assert sources - packed == _layer._LEFT_OUT
+    assert {path.name for path in PACKAGE.glob("*.py")} - packed == LEFT_OUT
     assert {"check.py", "events.py", "policy.py", "_handler.py"} <= packed
 
 
@@ -84,7 +94,7 @@ def test_what_is_left_out_is_not_missed(layer) -> None:
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.ImportFrom)
         }
-        assert path.name in _layer._LEFT_OUT or not {f"{name}.py" for name in imported} & _layer._LEFT_OUT
+        assert path.name in LEFT_OUT or not {f"{name}.py" for name in imported} & LEFT_OUT
 
 
 def test_licences(layer) -> None:
@@ -107,11 +117,11 @@ def test_the_same_bytes_at_every_build(layer, tmp_path) -> None:
 def test_the_same_bytes_of_another_installation(layer, tmp_path) -> None:
     """A checkout and an installed wheel give the same bytes: what the installers noted does not show."""
     site = tmp_path / "site-packages"
-    for source, name in _layer._shipped(metadata.distribution("xacct-lambda")):
+    for source, name in _command_layer._shipped(metadata.distribution("xacct-lambda")):
         target = site / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    for name in _layer._LEFT_OUT:
+    for name in LEFT_OUT:
         shutil.copyfile(PACKAGE / name, site / "xacct_lambda" / name)
     dist_info = next(site.glob("*.dist-info"))
     (dist_info / "INSTALLER").write_text("another")
@@ -177,8 +187,8 @@ def test_other_interpreters_are_found(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
 
-    assert build_layer([other, RUNNING]).bytecode == sorted([other, RUNNING], key=_layer._numbers)
-    assert _layer._interpreter(other) == str(versions / "python")
+    assert build_layer([other, RUNNING]).bytecode == sorted([other, RUNNING], key=_command_layer._numbers)
+    assert _command_layer._interpreter(other) == str(versions / "python")
 
 
 def test_a_python_that_is_not_supported(capsys) -> None:
@@ -195,7 +205,7 @@ def test_a_file_that_cannot_be_written(tmp_path, capsys) -> None:
 
 def test_too_large(monkeypatch) -> None:
     """A layer that Lambda would refuse for its size is refused."""
-    monkeypatch.setattr(_layer, "_MOST_UNZIPPED", 1000)
+    monkeypatch.setattr(_command_layer, "_MOST_UNZIPPED", 1000)
 
     with pytest.raises(ConfigurationError, match="bytes unzipped, and Lambda takes 1,000"):
         build_layer()
@@ -206,9 +216,9 @@ def test_what_is_not_installed(monkeypatch) -> None:
     without_files: Any = SimpleNamespace(name="cachetools", files=None)
 
     with pytest.raises(ConfigurationError, match="nonsense: not installed here"):
-        _layer._needed("nonsense", without=frozenset())
+        _command_layer._needed("nonsense", without=frozenset())
     with pytest.raises(ConfigurationError, match="cachetools: installed without a list of its files"):
-        list(_layer._shipped(without_files))
+        list(_command_layer._shipped(without_files))
 
 
 def test_with_boto3(tmp_path) -> None:

@@ -26,19 +26,7 @@ _OF_THE_RUNTIME: Final = frozenset({"boto3", "botocore"})
 _RUNNING: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # What works on a developer's machine alone: commands, and the tools for tests, which need moto or pytest.
-_LEFT_OUT: Final = frozenset(
-    {
-        "__main__.py",
-        "_demo.py",
-        "_iam.py",
-        "_layer.py",
-        "_moto.py",
-        "_policy_command.py",
-        "_strict_sts.py",
-        "pytest_plugin.py",
-        "testing.py",
-    }
-)
+_LEFT_OUT: Final = re.compile(r"(?:__main__|_command_\w+|_testing_\w+|pytest_plugin|testing)\.py")
 _LICENCE: Final = re.compile(r"(?i)licen[cs]e|copying|notice|authors")
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
@@ -185,7 +173,7 @@ def _shipped(distribution: metadata.Distribution) -> Iterator[tuple[Path, str]]:
         # Not off the list: in a checkout (pip install -e) that has no code.
         package = Path(__file__).parent
         for path in package.iterdir():
-            if path.is_file() and path.name not in _LEFT_OUT:
+            if path.is_file() and not _LEFT_OUT.fullmatch(path.name):
                 yield path, f"{package.name}/{path.name}"
 
 
