@@ -101,6 +101,14 @@ def test_public_names() -> None:
         assert issubclass(getattr(exceptions, name), exceptions.XacctLambdaError)
 
 
+def test_public_names_are_listed_before_they_are_used() -> None:
+    """Completion in a shell offers every public name, those too that have not been imported yet."""
+    script = "import xacct_lambda; print(*dir(xacct_lambda))"
+    printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+
+    assert set(xacct_lambda.__all__) <= set(printed.split())
+
+
 def test_one_version() -> None:
     """The installed version is the package's own."""
     assert metadata.version("xacct-lambda") == xacct_lambda.__version__

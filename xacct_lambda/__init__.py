@@ -36,12 +36,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its home at its first use: the pytest plugin lives here too, and needs no boto3."""
-    if name == "exceptions":
-        return import_module("xacct_lambda.exceptions")
-    for home, names in _HOMES.items():
-        if name in names:
-            found = globals()[name] = getattr(import_module(f"xacct_lambda.{home}"), name)
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker it would say that whatever is asked for exists
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its home at its first use: the pytest plugin lives here too, and needs no boto3."""
+        if name == "exceptions":
+            return import_module("xacct_lambda.exceptions")
+        for home, names in _HOMES.items():
+            if name in names:
+                found = globals()[name] = getattr(import_module(f"xacct_lambda.{home}"), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from typing import Any, assert_type
 
 import boto3
 
+import xacct_lambda
 from xacct_lambda import CacheInfo, assume_role, assumed_session, cache_info
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
@@ -90,6 +91,7 @@ assume_role(ROLE, clients=3)  # type: ignore[arg-type]
 assume_role(ROLE, prefetch="yes")  # type: ignore[arg-type]
 
 # The rest.
+xacct_lambda.assumed_sesion(ROLE)  # type: ignore[attr-defined] # a name that does not exist
 assert_type(cache_info(), CacheInfo)
 assert_type(cache_info().sts_calls, int)
 
