@@ -53,8 +53,6 @@ class _STSError(XacctLambdaError, ClientError):
     role_arn: str
     """The role that was asked for."""
 
-    MSG_TEMPLATE: str = "{advice}"
-
     def __init__(self, message: str, *, role_arn: str, response: Mapping[str, Any]) -> None:
         # Not super().__init__(): ClientError would put its own template in the place of the message, and the message is
         # all that Lambda shows of an exception.
