@@ -43,9 +43,9 @@ class FakeSTS:
         self.lifetime: float | None = None
         self.during: Callable[[], None] = lambda: None
         self.forgotten = 0
-        self.prepared = 0
+        self.prepared: list[tuple[boto3.Session, Any]] = []
         self.asked: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
-        """The arguments of each call, made or prepared."""
+        """The arguments of each call."""
         self._clock = clock
 
     def assume_role(self, source: boto3.Session, request: AssumeRoleRequest, config: Any) -> IssuedCredentials:
@@ -64,9 +64,8 @@ class FakeSTS:
         frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
         return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
 
-    def prepare(self, source: boto3.Session, request: AssumeRoleRequest, config: Any) -> None:
-        self.asked.append((source, request, config))
-        self.prepared += 1
+    def prepare(self, source: boto3.Session, config: Any) -> None:
+        self.prepared.append((source, config))
 
     def forget_clients(self) -> None:
         self.forgotten += 1

@@ -692,7 +692,8 @@ def test_what_the_credentials_were_made_with_reaches_sts(cache: CredentialCache,
     cache.forget()
     credentials.get_frozen_credentials()
 
-    assert sts.asked == [(SOURCE, KEY.request, config)] * 3
+    assert sts.prepared == [(SOURCE, config)]
+    assert sts.asked == [(SOURCE, KEY.request, config)] * 2
 
 
 def test_a_request_is_sent_again_once(cache: CredentialCache, clock: Clock) -> None:

@@ -528,7 +528,7 @@ def test_a_client_made_ahead_is_the_calls_own(server: ScriptedSTS, sts: STS) -> 
     """``prepare`` makes the client that the first call then uses, and sends nothing."""
     source = boto3.Session()
     config = Config(read_timeout=2)
-    sts.prepare(source, REQUEST, config)
+    sts.prepare(source, config)
     assert server.calls == []
     source.client = None  # type: ignore[assignment, method-assign]
 

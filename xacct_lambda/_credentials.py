@@ -68,7 +68,7 @@ class _AssumesRoles(Protocol):
         self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
     ) -> IssuedCredentials: ...
 
-    def prepare(self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None) -> None: ...
+    def prepare(self, source: boto3.Session, config: Config | None) -> None: ...
 
     def forget_clients(self) -> None: ...
 
@@ -255,7 +255,7 @@ class CredentialCache:
 
     def prepare(self, key: CredentialKey, config: Config | None) -> None:
         """Make what the first call will need, short of making it."""
-        self._sts.prepare(key.source, key.request, config)
+        self._sts.prepare(key.source, config)
 
     def reject(self, key: CredentialKey, access_key: str) -> bool:
         """Drop the credentials with this access key, which a service did not accept; say whether to sign once more.

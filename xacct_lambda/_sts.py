@@ -161,8 +161,8 @@ class STS:
                 self._sleep(self._jitter(*_PAUSE_SECONDS))
         return self._call(client, request)
 
-    def prepare(self, source: boto3.Session, _request: AssumeRoleRequest, config: Config | None) -> None:
-        """Make the client that the call will use."""
+    def prepare(self, source: boto3.Session, config: Config | None) -> None:
+        """Make the client that calls of this source session will use."""
         self._client(source, _merged(config))
 
     def forget_clients(self) -> None:
