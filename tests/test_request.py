@@ -229,10 +229,10 @@ def test_texts_are_taken_exactly_by_the_rule(argument: str, rule: str) -> None:
     names,
 )
 def test_a_role_arn_is_made_of_its_parts(partition: str, account_id: str, path: str, name: str) -> None:
-    """Partition, account and path with name are read off an ARN as they stand in it."""
+    """Partition, account, path and name are read off an ARN as they stand in it."""
     role_arn = f"arn:{partition}:iam::{account_id}:role/{path}{name}"
 
-    assert role_arn_parts(role_arn) == (role_arn, partition, account_id, f"{path}{name}")
+    assert role_arn_parts(role_arn) == (role_arn, partition, account_id, f"/{path}", name)
     request = assume_role_request(role_arn, role_session_name="orders")
     assert request.assumed_role_arn == f"arn:{partition}:sts::{account_id}:assumed-role/{name}/orders"
 
@@ -249,11 +249,11 @@ def test_what_is_put_into_an_arn_stays_in_its_part(data: st.DataObject, text: st
     place = data.draw(st.integers(0, len(ROLE)))
     role_arn = ROLE[:place] + text + ROLE[place:]
     try:
-        _, partition, account_id, resource = role_arn_parts(role_arn)
+        parts = role_arn_parts(role_arn)
     except ConfigurationError:
         return
-    assert role_arn == f"arn:{partition}:iam::{account_id}:role/{resource}"
-    assert account_id == "222222222222"
+    assert role_arn == f"arn:{parts.partition}:iam::{parts.account_id}:role{parts.path}{parts.name}"
+    assert parts.account_id == "222222222222"
     assert role_arn.isascii()
     assert role_arn.isprintable()
 

@@ -187,9 +187,8 @@ def _visit(
 ) -> Any:
     """Do one role's part, in a thread of its own."""
     role_arn = allowed.checked(role_arn)
-    account_id = role_arn_parts(role_arn)[2]
     session = session_for(role_arn, options, role_arn)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
     if seconds_left() == 0:
         raise no_time_left(role_arn)
-    return function(session, account_id)
+    return function(session, role_arn_parts(role_arn).account_id)

@@ -29,7 +29,7 @@ class AllowedRoles:
         Raises:
             ConfigurationError: It is no role's ARN, or matches no pattern.
         """
-        role_arn = role_arn_parts(role_arn)[0]
+        role_arn = role_arn_parts(role_arn).text
         if self._patterns is not None and not any(_matches(role_arn, pattern) for pattern in self._patterns):
             raise ConfigurationError("role_arn", f"{role_arn!r} is not among allowed_roles")
         return role_arn

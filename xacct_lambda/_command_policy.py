@@ -166,9 +166,7 @@ def _heading_of_permissions(policies: _Policies) -> str:
 
 
 def _heading_of_trust(role_arn: str) -> str:
-    return (
-        f"Account {_account(role_arn)}: the trust policy of the role {role_arn_parts(role_arn)[3].rpartition('/')[2]}"
-    )
+    return f"Account {_account(role_arn)}: the trust policy of the role {role_arn_parts(role_arn).name}"
 
 
 def _as_text(policies: _Policies) -> str:
@@ -207,15 +205,15 @@ def _as_cloudformation(policies: _Policies) -> str:
         f"      PolicyDocument: {_as_document(policies.permissions, 6)}",
     ]
     for number, (role_arn, document) in enumerate(policies.trust.items(), 1):
-        path, _, name = f"/{role_arn_parts(role_arn)[3]}".rpartition("/")
+        role = role_arn_parts(role_arn)
         lines += [
             f"  # {_heading_of_trust(role_arn)}",
             f"  AssumedRole{number}:",
             "    Type: AWS::IAM::Role",
             f"    Condition: Account{_account(role_arn)}",
             "    Properties:",
-            f"      RoleName: {json.dumps(name)}",
-            f"      Path: {json.dumps(path + '/')}",
+            f"      RoleName: {json.dumps(role.name)}",
+            f"      Path: {json.dumps(role.path)}",
             f"      AssumeRolePolicyDocument: {_as_document(document, 6)}",
         ]
     return "\n".join(lines)
@@ -241,13 +239,13 @@ resource "aws_iam_{kind}_policy" "assume_role" {{
 }}"""
     )
     for number, (role_arn, document) in enumerate(policies.trust.items(), 1):
-        path, _, name = f"/{role_arn_parts(role_arn)[3]}".rpartition("/")
+        role = role_arn_parts(role_arn)
         blocks.append(
             f"""# {_heading_of_trust(role_arn)}
 resource "aws_iam_role" "assumed_{number}" {{
   provider           = aws.account_{_account(role_arn)}
-  name               = {_as_expression(name)}
-  path               = {_as_expression(path + "/")}
+  name               = {_as_expression(role.name)}
+  path               = {_as_expression(role.path)}
   assume_role_policy = jsonencode({_as_expression(document)})
 }}"""
         )

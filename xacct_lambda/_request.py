@@ -141,7 +141,7 @@ def assume_role_request(  # noqa: PLR0913 - one argument for each parameter of t
             "policy", f"policy and policy_arns together exceed the {_POLICY_CHARACTERS} characters that STS allows"
         )
     return AssumeRoleRequest(
-        role_arn=role_arn_parts(role_arn)[0],
+        role_arn=role_arn_parts(role_arn).text,
         role_session_name=(
             default_role_session_name()
             if role_session_name is None
@@ -162,8 +162,19 @@ def assume_role_request(  # noqa: PLR0913 - one argument for each parameter of t
     )
 
 
-def role_arn_parts(role_arn: str) -> tuple[str, str, str, str]:
-    """Return a valid role ARN and its partition, its account and its path with name.
+class RoleARN(NamedTuple):
+    """The ARN of a role, as plain characters, and its parts."""
+
+    text: str
+    partition: str
+    account_id: str
+    path: str
+    """``/``, or with a slash at both ends."""
+    name: str
+
+
+def role_arn_parts(role_arn: str) -> RoleARN:
+    """Return a valid role ARN with its parts.
 
     Raises:
         ConfigurationError: The text is not the ARN of an IAM role.
@@ -173,7 +184,7 @@ def role_arn_parts(role_arn: str) -> tuple[str, str, str, str]:
         raise ConfigurationError(
             "role_arn", f"{_shown.repr(role_arn)} is not the ARN of a role. {_arn_advice(role_arn)}"
         )
-    return match[0], match["partition"], match["account"], match["path"] + match["name"]
+    return RoleARN(match[0], match["partition"], match["account"], f"/{match['path']}", match["name"])
 
 
 def _arn_advice(role_arn: object) -> str:

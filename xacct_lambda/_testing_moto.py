@@ -30,6 +30,7 @@ from moto.sts.responses import TokenResponse
 from moto.utilities.utils import get_partition
 from werkzeug.exceptions import HTTPException
 
+from xacct_lambda._request import role_arn_parts
 from xacct_lambda._testing_iam import Caller
 from xacct_lambda._testing_sts import AssumeRoleParameters, RefusedError, Role
 from xacct_lambda.exceptions import ConfigurationError
@@ -186,11 +187,11 @@ def partition(region_name: str) -> str:
 
 def put_role(role_arn: str, trust: str, max_session_duration: int) -> None:
     """Create a role, or give an existing one this trust policy and this longest session."""
-    path, _, name = role_arn.split(":", 5)[5].removeprefix("role").rpartition("/")
+    arn = role_arn_parts(role_arn)
     role = _role(role_arn) or _iam(role_arn).create_role(
-        role_name=name,
+        role_name=arn.name,
         assume_role_policy_document=trust,
-        path=f"{path}/",
+        path=arn.path,
         permissions_boundary=None,
         description="",
         tags=[],

@@ -42,7 +42,7 @@ def permissions_policy(
         ConfigurationError: An argument breaks a rule of STS.
     """
     given = [role_arn] if isinstance(role_arn, str) or not isinstance(role_arn, Iterable) else role_arn
-    role_arns = list(dict.fromkeys(role_arn_parts(arn)[0] for arn in given))
+    role_arns = list(dict.fromkeys(role_arn_parts(arn).text for arn in given))
     if not role_arns:
         raise ConfigurationError("role_arn", "at least one role is needed")
     resource = role_arns[0] if len(role_arns) == 1 else role_arns
