@@ -83,10 +83,14 @@ invocation: ContextVar[Any] = ContextVar("xacct_lambda_invocation", default=None
 """The Lambda context of the event that is being handled, as far as the decorator has seen one."""
 
 
+def lambda_context(context: object) -> object:
+    """Return Lambda's context, given what a handler got: that, or a durable execution's, which has it inside."""
+    return getattr(context, "lambda_context", context)
+
+
 def seconds_left() -> float | None:
     """Return what the invocation has left, less a reserve for reporting an error; None where no context tells."""
-    context = invocation.get()
-    remaining_time = getattr(getattr(context, "lambda_context", context), "get_remaining_time_in_millis", None)
+    remaining_time = getattr(lambda_context(invocation.get()), "get_remaining_time_in_millis", None)
     return None if remaining_time is None else max(remaining_time() / 1000 - _RESERVE_SECONDS, 0)
 
 
@@ -151,7 +155,7 @@ class STS:
         else:
             hurried = Config(connect_timeout=left, read_timeout=left, retries=_ONE_TRY)
             client = new_client(source, merged.merge(hurried))
-        # Whoever brings retries of their own has them made by botocore.
+        # The caller's own retries are botocore's to make.
         own_retries = getattr(config, "retries", None) is not None
         more_time = left is None or left >= _TRIES * longest_try + _PAUSE_SECONDS[1]
         for _ in range(_TRIES - 1 if more_time and not own_retries else 0):
@@ -211,7 +215,7 @@ def new_client(source: boto3.Session, config: Config) -> Any:
             # botocore before 1.40 goes to the global endpoint; no VPC endpoint answers it, no opt-in Region trusts it.
             client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
     except BotoCoreError as error:
-        raise ConfigurationError("source_session", f"it makes no STS client: {error}") from error
+        raise ConfigurationError("source_session", f"no STS client can be made of it: {error}") from error
     return client
 
 
@@ -271,7 +275,7 @@ def failure_of(error: Exception, request: AssumeRoleRequest) -> tuple[XacctLambd
         if not _is_the_parsers(error):
             raise error
         error = ResponseParserError()
-    # Here, as a cold start that is not refused does without it.
+    # Imported here, as a cold start without errors does not need it.
     from xacct_lambda import _diagnosis  # noqa: PLC0415
 
     role_arn = request.role_arn

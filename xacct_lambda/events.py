@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from xacct_lambda._request import role_arn_parts
+from xacct_lambda._sts import lambda_context
 from xacct_lambda.exceptions import ConfigurationError
 
 __all__ = ["api_caller_account", "event_field", "eventbridge_account", "role_for", "tenant_id"]
@@ -52,12 +53,7 @@ def tenant_id() -> FromEvent:
 
     See https://docs.aws.amazon.com/lambda/latest/dg/tenant-isolation.html.
     """
-
-    def read(_: object, context: object) -> str:
-        lambda_context = getattr(context, "lambda_context", context)
-        return _name("context.tenant_id", getattr(lambda_context, "tenant_id", None))
-
-    return _reads(read)
+    return _reads(lambda _, context: _name("context.tenant_id", getattr(lambda_context(context), "tenant_id", None)))
 
 
 def eventbridge_account() -> FromEvent:
