@@ -72,7 +72,7 @@ def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
 def no_answer(code: str, text: str, request: AssumeRoleRequest) -> str:
     """Return the message for a call that STS did not answer; ``code`` is the name of botocore's exception."""
     if code in {"CredentialRetrievalError", "MetadataRetrievalError"}:
-        return f"The caller's own credentials, with which to assume {request.role_arn}, could not be had: {text}"
+        return f"The caller's own credentials, with which to assume {request.role_arn}, could not be loaded: {text}"
     if code == "ResponseParserError":
         return (
             f"What answered for {request.role_arn} is not STS: {text}. Look at what stands in its place (endpoint_url, "
@@ -128,7 +128,7 @@ class _Case:
         tag_keys = [key for key, _ in request.tags]
         self._source_identity = "*" if request.source_identity else None
         self._inherited = ""
-        # What takes the action comes along with the caller's own session where the request does not bring it.
+        # Tags and a source identity that are not the request's are handed on by the caller's own session.
         if self.action == "sts:TagSession" and not tag_keys:
             tag_keys = ["*"]
             self._inherited = " (not of the request, which has none: the caller's session hands on its transitive ones)"
@@ -355,8 +355,8 @@ CALLERS_FAULTS: Final = {
 
 def _callers_credentials(fault: str, _text: str, request: AssumeRoleRequest) -> str:
     return (
-        f"The caller's own credentials {fault}, so STS never came to {request.role_arn}: not its policies, the source "
-        "session is at fault (environment variables, a profile, keys given to boto3.Session)."
+        f"The caller's own credentials {fault}, so STS did not get as far as {request.role_arn}. The fault is in the "
+        "source session (environment variables, a profile, keys given to boto3.Session), not in the role's policies."
     )
 
 
