@@ -38,9 +38,10 @@ _JITTER: Final = 1 / 3
 _BACK_OFF_SECONDS: Final = 5
 _LONGEST_BACK_OFF_SECONDS: Final = 60
 _MEMORY_SECONDS: Final = 5
+"""How long a refusal is remembered, and that credentials were replaced because a service rejected them."""
 _CLOCK_STEP_SECONDS: Final = 1
 
-# What services answer to credentials that they no longer accept before their time (a revoked session, a new role).
+# By these services reject credentials that have not expired: the session was revoked, the role created anew.
 _REJECTION_CODES: Final = frozenset(
     {
         "ExpiredToken",
@@ -88,20 +89,22 @@ class _Held(NamedTuple):
     failed_renewals: int = 0
 
 
-class _Remembered(NamedTuple):
+class _Refused(NamedTuple):
     expires_at: float
-    error: AssumeRoleError | None = None
+    error: AssumeRoleError
+
+
+class _Replaced(NamedTuple):
+    expires_at: float
 
 
 class _Flight:
     """One attempt under way, for all who need its result."""
 
-    __slots__ = ("done", "outcome")
-
-    outcome: IssuedCredentials | XacctLambdaError | None
-
     def __init__(self) -> None:
         self.done = threading.Event()
+        self.outcome: IssuedCredentials | XacctLambdaError | None = None
+        """None when it is over: it yielded neither, and those who waited start over."""
 
 
 class CredentialCounts(NamedTuple):
@@ -136,8 +139,8 @@ class CredentialCache:
 
     def _forget_all(self) -> None:
         self._held: TLRUCache[CredentialKey, _Held] = self._timed_cache()
-        self._refused: TLRUCache[CredentialKey, _Remembered] = self._timed_cache()
-        self._rejected: TLRUCache[CredentialKey, _Remembered] = self._timed_cache()
+        self._refused: TLRUCache[CredentialKey, _Refused] = self._timed_cache()
+        self._replaced: TLRUCache[CredentialKey, _Replaced] = self._timed_cache()
         self._flights: dict[CredentialKey, _Flight] = {}
 
     def _timed_cache(self) -> TLRUCache[CredentialKey, Any]:
@@ -160,13 +163,13 @@ class CredentialCache:
         """
         while True:
             with self._lock:
-                now = self._now()
+                now = self._advance()
                 held = self._held_for(key, min_ttl_seconds)
                 flight = self._flights.get(key)
                 if held and (now < held.renew_at or (flight and held.expires_at - now > MANDATORY_SECONDS)):
                     self._hits += 1
                     return held.frozen
-                if (refused := self._refused.get(key)) and refused.error:
+                if refused := self._refused.get(key):
                     raise _fresh(refused.error)
                 self._misses += 1
                 leads = flight is None
@@ -205,7 +208,7 @@ class CredentialCache:
             outcome = error
         finally:
             with self._lock:
-                # Not so after forget(): what an earlier attempt brings home is for those who waited for it alone.
+                # After forget() a late result goes to those who waited for it, and is not kept.
                 is_current = self._flights.get(key) is flight
                 if is_current:
                     del self._flights[key]
@@ -224,7 +227,7 @@ class CredentialCache:
 
     def _record(self, key: CredentialKey, outcome: IssuedCredentials | XacctLambdaError | None) -> _Held | None:
         """Keep what an attempt yielded; return the credentials that go on serving though it failed."""
-        now = self._now()
+        now = self._advance()
         if isinstance(outcome, IssuedCredentials):
             # Half a life at most: where this machine's clock is ahead of STS's, a whole window may leave nothing.
             window = min(advisory_seconds(key.request.duration_seconds), (outcome.expires_at - now) / 2)
@@ -233,7 +236,7 @@ class CredentialCache:
             return None
         self._failures += 1
         if _refuses(outcome):
-            self._refused[key] = _Remembered(now + _MEMORY_SECONDS, _fresh(outcome))
+            self._refused[key] = _Refused(now + _MEMORY_SECONDS, _fresh(outcome))
             return None
         held = self._held.get(key)
         if held:
@@ -247,7 +250,7 @@ class CredentialCache:
 
     def _despite(self, error: XacctLambdaError, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials:
         with self._lock:
-            self._now()
+            self._advance()
             held = self._held_for(key, min_ttl_seconds)
         if held and not _refuses(error):
             return held.frozen
@@ -264,13 +267,13 @@ class CredentialCache:
         that accepts none (a Region that is not enabled) would else cost an AssumeRole call for each request.
         """
         with self._lock:
-            now = self._now()
+            now = self._advance()
             held = self._held.get(key)
             if held is None or held.frozen.access_key != access_key:
                 return True
-            if key in self._rejected:
+            if key in self._replaced:
                 return False
-            self._rejected[key] = _Remembered(now + _MEMORY_SECONDS)
+            self._replaced[key] = _Replaced(now + _MEMORY_SECONDS)
             del self._held[key]
             return True
 
@@ -292,14 +295,15 @@ class CredentialCache:
     def counts(self) -> CredentialCounts:
         """Return the figures of ``cache_info()`` that this cache knows."""
         with self._lock:
-            self._now()
+            self._advance()
             self._held.expire()
             return CredentialCounts(self._hits, self._misses, self._sts.calls, self._failures, len(self._held))
 
-    def _now(self) -> float:
+    def _advance(self) -> float:
+        """Bring the caches to the present, and return it; a clock that was set back empties them."""
         now = self.clock()
         if now < self._latest - _CLOCK_STEP_SECONDS:
-            # The clock was set back. How much of the credentials' life is over can no longer be told, so none is left.
+            # How long the credentials that are held will live can no longer be told.
             self._latest = now
             self._forget_all()
         self._latest = max(self._latest, now)
@@ -309,7 +313,7 @@ class CredentialCache:
 def _refuses(outcome: XacctLambdaError | None) -> TypeGuard[AssumeRoleError]:
     if not isinstance(outcome, AssumeRoleError):
         return False
-    # Here, as a cold start that is not refused does without it.
+    # Imported here, as a cold start without errors does not need it.
     from xacct_lambda._diagnosis import CALLERS_FAULTS  # noqa: PLC0415
 
     return outcome.code not in CALLERS_FAULTS
