@@ -85,7 +85,7 @@ class AssumedSession(boto3.Session):
             (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
         )
         with self._cache.building:
-            # Read under the lock: it is another thread's resource that is being made as long as that thread has it.
+            # Read under the lock: otherwise it might be another thread that is making a resource.
             if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
                 return super().client(*args, **kwargs)
             client = self._clients.get(key)
@@ -382,11 +382,14 @@ def cache_resize(
         max_roles: Sets of credentials held, 2 KB each.
         max_sessions: Sessions held, 0.1 MB each and 0.5 MB with an ``s3`` client.
         max_clients: Clients held by each session.
+
+    Raises:
+        ConfigurationError: A bound is not a whole number of at least 1; nothing is changed.
     """
     for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():
         if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
             raise ConfigurationError(name, f"{bound!r} is not a whole number of at least 1")
-    # Not other state in its place: of clients in use that keep the old, neither a fork nor a snapshot would know.
+    # In place: clients in use would keep a state that is replaced, which the hooks of fork and snapshot never reach.
     state.resize(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
 
 
@@ -395,7 +398,7 @@ def _after_fork() -> None:
 
 
 def _before_snapshot() -> None:
-    # By name: where modules are reloaded, the state to be emptied is that of the module which is there then.
+    # By name: where this module was reloaded, the state to empty is the new module's.
     sys.modules[__name__].state.credentials.forget()
 
 

@@ -31,6 +31,7 @@ class ConfigurationError(XacctLambdaError, ValueError):
 
     Attributes:
         argument: Name of the argument at fault.
+        problem: What is wrong with it, and what would be right; never the value of a secret.
     """
 
     def __init__(self, argument: str, problem: str) -> None:

@@ -62,7 +62,7 @@ class _Clock:
 
 _clock: Final = _Clock()
 
-# Those that sessions of modules and of long-lived fixtures hold on to are emptied as well, whoever made them.
+# Every cache that a session may still use, a module's or a long-lived fixture's, so that each test empties them all.
 _credential_caches: Final[weakref.WeakSet[CredentialCache]] = weakref.WeakSet()
 
 
@@ -198,7 +198,14 @@ class FaultySTS:
         return _Outage(self._accounts)
 
     def throttle(self, times: int = 1) -> None:
-        """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests."""
+        """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests.
+
+        Args:
+            times: How many; 0 ends it.
+
+        Raises:
+            ConfigurationError: Not a number of requests.
+        """
         if isinstance(times, bool) or not isinstance(times, int) or times < 0:
             raise ConfigurationError("times", f"{times!r} is not a number of requests")
         self._accounts.throttled = times
@@ -211,6 +218,9 @@ class FaultySTS:
         """Have services no longer know the role's credentials, as when it was deleted and created again.
 
         (The console's "Revoke active sessions" is another thing, a policy with an explicit deny: no fault of STS.)
+
+        Raises:
+            ConfigurationError: Not the ARN of a role.
         """
         role_arn_parts(role_arn)
         self._accounts.revoke(role_arn)
@@ -220,6 +230,12 @@ class FaultySTS:
 
         ``time.time()`` stays. Where all of a process's time is to move, use time-machine or freezegun: STS and the
         library go along.
+
+        Args:
+            seconds: How far.
+
+        Raises:
+            ConfigurationError: Backward.
         """
         step = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
         if step < timedelta(0):
