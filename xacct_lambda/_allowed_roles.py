@@ -17,7 +17,7 @@ class AllowedRoles:
     """ARN patterns, in which ``*`` stands for a part of the path and ``**`` for several; None allows every role.
 
     Raises:
-        ConfigurationError: A pattern is none, or there is none.
+        ConfigurationError: A pattern is malformed, or the list is empty.
     """
 
     def __init__(self, patterns: Iterable[str] | None) -> None:

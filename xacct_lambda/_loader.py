@@ -1,6 +1,6 @@
-"""Service models: which services there are, and a first client in a third of the time.
+"""Service models: which services there are, and a loader that makes a first client in a third of the time.
 
-The time goes with the loader of boto3's default session, where it is the library that makes that session.
+boto3's default session has that loader where it is this library that makes the session.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def bare_loader() -> Loader:
 
 
 class _Loader(Loader):
-    """botocore's loader, but for what it does to learn that a service exists.
+    """botocore's loader without its walk.
 
-    For each kind of model botocore looks into the folders of 400 services before it reads the one that it is asked for.
+    To learn which services there are, botocore looks into each of 400 folders; a list of the folders will do.
     """
 
     @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own, for methods of its loaders

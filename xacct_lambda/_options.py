@@ -40,7 +40,7 @@ class AssumeRoleOptions(TypedDict, total=False):
 
 
 def checked_options(options: AssumeRoleOptions) -> dict[str, Any]:
-    """Validate the options that are no callables; return all, those as they were when they were checked.
+    """Validate the options that are no callables; return all options, the validated ones in canonical form.
 
     Raises:
         ConfigurationError: An option is unknown, breaks a rule, or is a callable where none is taken.
@@ -55,7 +55,7 @@ def checked_options(options: AssumeRoleOptions) -> dict[str, Any]:
         if name in checked and name not in fixed:
             raise ConfigurationError(name, "cannot depend on the event, or on the role")
     if callable(checked.get("tags")) and "transitive_tag_keys" in fixed:
-        # Whether the keys are among the tags shows when there are tags.
+        # Whether they are among the tags can be told at the event alone.
         checked["transitive_tag_keys"] = strings("transitive_tag_keys", fixed.pop("transitive_tag_keys"))
     of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
     if callable(checked.get("duration_seconds")):

@@ -23,6 +23,8 @@ from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
+__all__ = ["lambda_handler"]
+
 HELP: Final = "find out whether a role can be assumed from here: who am I, can I reach STS, does the role let me in"
 
 _OF_SESSION: Final = frozenset({"region_name", "min_ttl_seconds"})
