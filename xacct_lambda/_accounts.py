@@ -21,27 +21,22 @@ _Result = TypeVar("_Result")
 Progress = Callable[[str, Any], None]
 
 
+class _ManyRolesOptions(AssumeRoleOptions, total=False):
+    """What both functions take, for their overloads; what it means is said once, below."""
+
+    allowed_roles: Iterable[str] | None
+    max_workers: int
+    context: object
+    progress: Progress | None
+
+
 @overload
 def assumed_sessions(
-    role_arns: Iterable[str],
-    *,
-    allowed_roles: Iterable[str] | None = ...,
-    max_workers: int = ...,
-    return_exceptions: Literal[False] = ...,
-    context: object = ...,
-    progress: Progress | None = ...,
-    **options: Unpack[AssumeRoleOptions],
+    role_arns: Iterable[str], *, return_exceptions: Literal[False] = ..., **options: Unpack[_ManyRolesOptions]
 ) -> dict[str, boto3.Session]: ...
 @overload
 def assumed_sessions(
-    role_arns: Iterable[str],
-    *,
-    allowed_roles: Iterable[str] | None = ...,
-    max_workers: int = ...,
-    return_exceptions: bool,
-    context: object = ...,
-    progress: Progress | None = ...,
-    **options: Unpack[AssumeRoleOptions],
+    role_arns: Iterable[str], *, return_exceptions: bool, **options: Unpack[_ManyRolesOptions]
 ) -> dict[str, boto3.Session | Exception]: ...
 def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for each role are options
     role_arns: Iterable[str],
@@ -61,7 +56,7 @@ def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for
         role_arns: ARNs of the roles; one that stands there twice is assumed once.
         allowed_roles: ARN patterns as in :func:`assume_role`, for roles that come from outside: one that matches none
             of them fails, and is not assumed.
-        max_workers: How many roles are assumed at a time, 1 to 50.
+        max_workers: How many roles are assumed at a time, 1 to 50; by default 32.
         return_exceptions: Put the exception of a role that failed in the place of its session, as ``asyncio.gather``
             does, rather than raise.
         context: The Lambda context: no attempt is begun that cannot end before the invocation does. Inside a handler
@@ -92,24 +87,16 @@ def for_each_account(
     function: Callable[[boto3.Session, str], _Result],
     role_arns: Iterable[str],
     *,
-    allowed_roles: Iterable[str] | None = ...,
-    max_workers: int = ...,
     return_exceptions: Literal[False] = ...,
-    context: object = ...,
-    progress: Progress | None = ...,
-    **options: Unpack[AssumeRoleOptions],
+    **options: Unpack[_ManyRolesOptions],
 ) -> dict[str, _Result]: ...
 @overload
 def for_each_account(
     function: Callable[[boto3.Session, str], _Result],
     role_arns: Iterable[str],
     *,
-    allowed_roles: Iterable[str] | None = ...,
-    max_workers: int = ...,
     return_exceptions: bool,
-    context: object = ...,
-    progress: Progress | None = ...,
-    **options: Unpack[AssumeRoleOptions],
+    **options: Unpack[_ManyRolesOptions],
 ) -> dict[str, _Result | Exception]: ...
 def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the function
     function: Callable[[boto3.Session, str], Any],
