@@ -137,6 +137,13 @@ def test_the_workflow_tests_every_python() -> None:
     assert f"--python-version {' '.join(supported)}\n" in (workflows / "release.yml").read_text()
 
 
+def test_the_whole_path_is_mutated() -> None:
+    """Mutation testing takes in every module of the path of a call, and what reads events."""
+    mutmut = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["mutmut"]
+
+    assert {f"xacct_lambda/{module}.py" for module in (*PATH[1:], "events")} == set(mutmut["only_mutate"])
+
+
 def test_the_package_is_typed() -> None:
     """The marker file for type checkers is shipped."""
     assert (PACKAGE / "py.typed").exists()
