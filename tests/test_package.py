@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -135,6 +136,24 @@ def test_the_workflow_tests_every_python() -> None:
         yaml.safe_load((workflows / "ci.yml").read_text())["jobs"]["gate"]["strategy"]["matrix"]["python"] == supported
     )
     assert f"--python-version {' '.join(supported)}\n" in (workflows / "release.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tag", "notes"), [("v0.2.0", "- Two."), ("v0.1.0", "- One."), ("v0.2", None), ("v0.3.0", None)]
+)
+def test_a_release_has_the_changelogs_notes(tag: str, notes: str | None, tmp_path: Path) -> None:
+    """The notes of a release are the changelog's section of its version; without any the release fails."""
+    workflow = yaml.safe_load((PROJECT / ".github" / "workflows" / "release.yml").read_text())
+    [script] = [step["run"] for step in workflow["jobs"]["build"]["steps"] if "notes.md" in step.get("run", "")]
+    (tmp_path / "CHANGELOG.md").write_text(
+        "# Changelog\n\n## [Unreleased]\n\n- Three.\n\n## [0.3.0] - 2027-02-01\n\n## [0.2.0] - 2027-01-01\n\n"
+        "### Added\n\n- Two.\n\n## [0.1.0] - 2026-12-01\n\n### Added\n\n- One.\n"
+    )
+    environment = {**os.environ, "GITHUB_REF_NAME": tag}
+    result = subprocess.run(["/bin/bash", "-ec", script], cwd=tmp_path, env=environment, check=False)
+
+    assert result.returncode == (0 if notes else 1)
+    assert notes is None or (tmp_path / "notes.md").read_text().split() == ["###", "Added", *notes.split()]
 
 
 def test_the_whole_path_is_mutated() -> None:
