@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack, cast
+from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack
 
 import boto3
 from botocore.config import Config
@@ -93,7 +93,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
         plan.initialise(prefetch=prefetch)
         return wrapper
 
-    return cast("_Decorator", decorate)
+    return decorate
 
 
 class _Injection(NamedTuple):

@@ -42,6 +42,9 @@ _POLICY_ARNS: Final = 10
 _TAGS: Final = 50
 _TAG_KEY_LENGTH: Final = range(1, 129)
 _TAG_VALUE_LENGTH: Final = range(257)
+_TAG_MARKS: Final = frozenset("_.:/=+-@")
+_TAG_CATEGORIES: Final = frozenset("LNZ")
+"""Of Unicode: letters, numbers, separators."""
 
 _ARGUMENT_OF: Final = {
     "RoleArn": "role_arn",
@@ -294,7 +297,7 @@ def _tag_text(what: str, value: str, length: range) -> str:
         raise ConfigurationError("tags", f"the {what} must be a string of {length[0]} to {length[-1]} characters")
     import unicodedata  # noqa: PLC0415 - of use to tags alone
 
-    if not all(character in "_.:/=+-@" or unicodedata.category(character)[0] in "LNZ" for character in text):
+    if not all(mark in _TAG_MARKS or unicodedata.category(mark)[0] in _TAG_CATEGORIES for mark in text):
         raise ConfigurationError("tags", f"the {what} may hold letters, digits, spaces and _.:/=+-@ only")
     return text
 

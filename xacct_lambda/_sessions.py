@@ -79,7 +79,7 @@ class AssumedSession(boto3.Session):
 
     def client(self, *args: Any, **kwargs: Any) -> Any:
         """Return the client that ``boto3.Session.client`` makes of these arguments, and the same one the next time."""
-        named = dict(zip(_CLIENT_DEFAULTS, args, strict=False)) | kwargs
+        named = dict(zip(_CLIENT_DEFAULTS, args)) | kwargs  # noqa: B905 - boto3 takes no more than these
         given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
         key = frozenset(
             (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
