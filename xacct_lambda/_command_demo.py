@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with aws:
             _set_up(aws)
-            _tell(arguments.invocations, aws)
+            _compare(arguments.invocations, aws)
     except ImportError as error:
         print(f"xacct-lambda demo: {error}", file=sys.stderr)
         return 2
@@ -80,7 +80,7 @@ def _set_up(aws: CrossAccountAWS) -> None:
         s3.put_object(Bucket=_BUCKET, Key=key, Body=b"{}")
 
 
-def _tell(invocations: int, aws: CrossAccountAWS) -> None:
+def _compare(invocations: int, aws: CrossAccountAWS) -> None:
     function = boto3.client("sts").get_caller_identity()["Arn"]
     handler_as = assumed_session(_TARGET_ROLE).client("sts").get_caller_identity()["Arn"]
     print(f"In {aws.home_account} the function is {function}")

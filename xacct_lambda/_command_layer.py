@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (ConfigurationError, OSError) as error:
         print(f"xacct-lambda layer: {error}", file=sys.stderr)
         return 2
-    print(_told(layer, arguments.output))
+    print(_summary(layer, arguments.output))
     return 0
 
 
@@ -227,7 +227,7 @@ def _zipped(root: Path) -> tuple[bytes, int]:
     return buffer.getvalue(), unzipped
 
 
-def _told(layer: Layer, output: Path) -> str:
+def _summary(layer: Layer, output: Path) -> str:
     publish = (
         f"aws lambda publish-layer-version --layer-name {_OWN} --zip-file fileb://{output}"
         f" --compatible-runtimes {' '.join(layer.runtimes)} --compatible-architectures x86_64 arm64"

@@ -32,7 +32,7 @@ _CONSTRAINT: Final = re.compile(
 )
 _STS_HOST: Final = re.compile(r"//sts\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/")
 
-_DEEDS: Final = {
+_VERBS: Final = {
     "sts:AssumeRole": "assume",
     "sts:TagSession": "pass session tags to",
     "sts:SetSourceIdentity": "set a source identity on",
@@ -137,10 +137,10 @@ class _Case:
             self._inherited = " (not of the request, which has none: the caller's session keeps its own)"
         self._tags = dict.fromkeys(tag_keys, "*")
 
-    def told(self, advice: str) -> str:
+    def message(self, advice: str) -> str:
         """Return the message: who may not do what, and the advice."""
-        deed = _DEEDS.get(self.action, f"perform {self.action} on")
-        return f"{self._who} may not {deed} {self.request.role_arn}{self._inherited}{advice} {_EVENTUALLY}"
+        verb = _VERBS.get(self.action, f"perform {self.action} on")
+        return f"{self._who} may not {verb} {self.request.role_arn}{self._inherited}{advice} {_EVENTUALLY}"
 
     @property
     def permission(self) -> str:
@@ -198,7 +198,7 @@ def _access_denied(text: str, request: AssumeRoleRequest) -> str:
     case = _Case(text, request)
     partition = request.role_arn.split(":")[1]
     if case.caller and case.caller.partition != partition:
-        return case.told(
+        return case.message(
             f": the caller is in the partition {case.caller.partition}, the role in {partition}, and no policy reaches "
             "from one into the other. Correct the role's ARN."
         )
@@ -210,23 +210,23 @@ def _with_reason(case: _Case, reason: re.Match[str]) -> str:
     kind = reason["kind"].lower()
     if "explicit deny" in reason["how"].lower():
         named = f", {reason['arn']}," if reason["arn"] else ""
-        return case.told(
+        return case.message(
             f": {_policy_of(case, kind)}{named} denies it. An explicit deny outweighs every allow: that "
             "statement must change, or no longer apply to the call."
         )
     if kind == "identity-based policy":
-        return case.told(
+        return case.message(
             f": STS found no policy of the caller{_in(case.caller)} that allows it, so look there first. Add "
             f"{case.permission}. The role's trust policy (account {case.request.account_id}) must allow it too."
             f"{case.command}"
         )
     if kind in _TRUST:
-        return case.told(
+        return case.message(
             f": the role's trust policy (account {case.request.account_id}) does not allow it. It may name another "
             f'principal ("Service": "lambda.amazonaws.com" is another); {case.external_id}; another condition may be '
             f"unmet. It should have {case.trust}.{case.command}"
         )
-    return case.told(
+    return case.message(
         f": {_policy_of(case, kind)} does not allow it. Such a policy grants nothing, but what it leaves out is "
         f"refused: add {case.action} on that role."
     )
@@ -234,7 +234,7 @@ def _with_reason(case: _Case, reason: re.Match[str]) -> str:
 
 def _without_reason(case: _Case) -> str:
     if case.action != "sts:AssumeRole":
-        return case.told(
+        return case.message(
             f". Both sides must allow {case.action}: add {case.permission} to the caller's policies{_in(case.caller)}, "
             f"and {case.trust} to the role's trust policy (account {case.request.account_id}).{case.command}"
         )
@@ -250,7 +250,7 @@ def _without_reason(case: _Case) -> str:
         "no service control, resource control or VPC endpoint policy and no permissions boundary is in the way",
     )
     numbered = "; ".join(f"({number}) {check}" for number, check in enumerate(checks, 1))
-    return case.told(f", and STS does not say why. Check in this order: {numbered}.{case.command}")
+    return case.message(f", and STS does not say why. Check in this order: {numbered}.{case.command}")
 
 
 def _in(caller: _Caller | None) -> str:

@@ -81,6 +81,10 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
         ConfigurationError: At decoration: an argument breaks a rule, a service does not exist, the handler does not
             take a parameter, a name is injected twice. At the call: the event led to a role that is not allowed, or to
             an option that breaks a rule.
+
+    Where STS refuses, or does not answer, it is the handler's own request to AWS that raises
+    :class:`~xacct_lambda.exceptions.AssumeRoleError` or :class:`~xacct_lambda.exceptions.STSUnavailableError`, since
+    credentials are fetched when a request is signed.
     """
     if not isinstance(prefetch, bool | None):
         raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")

@@ -9,7 +9,17 @@ from typing import Any, assert_type
 import boto3
 
 import xacct_lambda
-from xacct_lambda import CacheInfo, assume_role, assumed_session, cache_info
+from xacct_lambda import (
+    CacheInfo,
+    assume_role,
+    assumed_session,
+    assumed_sessions,
+    cache_info,
+    events,
+    for_each_account,
+    policy,
+    testing,
+)
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
@@ -89,6 +99,47 @@ assume_role(ROLE, clients=["s3"], source_session=lambda event, context: None)  #
 assume_role(ROLE, clients=["s3"], external=1)  # type: ignore[call-arg]
 assume_role(ROLE, clients=3)  # type: ignore[arg-type]
 assume_role(ROLE, prefetch="yes")  # type: ignore[arg-type]
+
+# Roles and options that are read off an event.
+assume_role(
+    events.role_for(
+        "arn:aws:iam::{account}:role/{tenant}", account=events.eventbridge_account(), tenant=events.tenant_id()
+    ),
+    allowed_roles=["arn:aws:iam::222222222222:role/*"],
+    external_id=events.event_field("detail.id"),
+    clients=["s3"],
+)
+events.role_for("arn:aws:iam::222222222222:role/{tenant}", tenant="blue")  # type: ignore[arg-type]
+
+# Many roles: what failed is told apart only where it is asked for.
+assert_type(assumed_sessions([ROLE], max_workers=4, external_id="orders-7"), dict[str, boto3.Session])
+assert_type(assumed_sessions([ROLE], return_exceptions=True), dict[str, boto3.Session | Exception])
+assert_type(for_each_account(lambda session, account_id: account_id, [ROLE], context=None), dict[str, str])
+assumed_sessions([ROLE], workers=4)  # type: ignore[call-overload]
+assumed_sessions([ROLE], max_workers="4")  # type: ignore[call-overload]
+for_each_account(len, [ROLE])  # type: ignore[arg-type] # takes one argument
+
+# Policies, as documents and not as texts.
+assert_type(policy.permissions_policy([ROLE], tags={"tenant": "*"}), dict[str, Any])
+assert_type(policy.trust_policy(ROLE, external_id="orders-7"), dict[str, Any])
+policy.trust_policy(ROLE, "orders-7")  # type: ignore[call-arg] # conditions are keywords
+
+# Accounts for tests.
+with testing.CrossAccountAWS(home_account="111111111111") as aws:
+    assert_type(aws.role(ROLE), str)
+    assert_type(aws.account("222222222222"), boto3.Session)
+    assert_type(aws.assumed, list[testing.AssumeRoleCall])
+    aws.sts.advance(timedelta(hours=1))
+testing.CrossAccountAWS("111111111111")  # type: ignore[call-arg] # arguments are keywords
+
+
+@testing.isolated_cache()
+def isolated(number: int) -> str:
+    return str(number)
+
+
+assert_type(isolated(1), str)
+isolated("1")  # type: ignore[arg-type]
 
 # The rest.
 xacct_lambda.assumed_sesion(ROLE)  # type: ignore[attr-defined] # a name that does not exist
