@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +42,8 @@ class FakeSTS:
         self.calls = 0
         self.failure: Exception | None = None
         self.lifetime: float | None = None
+        self.longest: float | None = 5.0
+        """How many seconds it is waited for."""
         self.during: Callable[[], None] = lambda: None
         self.forgotten = 0
         self.prepared: list[tuple[boto3.Session, Any]] = []
@@ -63,6 +66,9 @@ class FakeSTS:
         }
         frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
         return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
+
+    def patience(self, config: Any) -> float | None:
+        return self.longest
 
     def prepare(self, source: boto3.Session, config: Any) -> None:
         self.prepared.append((source, config))
@@ -103,6 +109,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
     with scripted_sts() as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", running.url)
         yield running
+
+
+def until(fact: Callable[[], bool]) -> None:
+    """Return as soon as other threads have made it so."""
+    deadline = time.monotonic() + 5
+    while not fact():
+        assert time.monotonic() < deadline, "it has not come to be so in 5 seconds"
+        time.sleep(0.001)
 
 
 def holds_in_a_fork(fact: Callable[[], bool]) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -17,7 +19,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from cachetools import TLRUCache
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, refusal
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, refusal, until
 
 from xacct_lambda._credentials import AssumedRoleCredentials, CredentialCache, CredentialKey, advisory_seconds
 from xacct_lambda._request import assume_role_request
@@ -37,6 +39,20 @@ def key_for(duration_seconds: int = HOUR, role_arn: str = ROLE) -> CredentialKey
 
 
 KEY = key_for()
+
+InTime = Callable[[int], None]
+
+
+@pytest.fixture
+def in_time() -> Iterator[InTime]:
+    """Say how many milliseconds the invocation has left."""
+    token = invocation.set(None)
+
+    def set_remaining(milliseconds: int) -> None:
+        invocation.set(type("Context", (), {"get_remaining_time_in_millis": lambda _self: milliseconds})())
+
+    yield set_remaining
+    invocation.reset(token)
 
 
 @pytest.fixture
@@ -289,12 +305,170 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
             time.sleep(0.001)
         with pytest.raises(STSUnavailableError) as caught:
             pool.submit(follow).result(5)
-        said = "STS has not answered, and the invocation's time is nearly over"
-        assert str(caught.value) == f"{ROLE}: {said}"
-        assert caught.value.response["Error"] == {"Code": "NoAnswerInTime", "Message": said}
+        assert str(caught.value).startswith(f"No answer from STS for {ROLE}: none in 0.01 s. A function in a VPC needs")
+        assert caught.value.response["Error"] == {"Code": "NoAnswerInTime", "Message": "none in 0.01 s"}
         assert caught.value.role_arn == ROLE
         release.set()
         assert isinstance(leader.result(5), FrozenCredentials)
+
+
+def test_an_attempt_outlives_those_who_wait(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Who has waited as long as STS may take gets an error; what STS answers later is kept, and serves the next."""
+    release = threading.Event()
+    sts.during = lambda: release.wait(5) and None
+    sts.longest = 0.01
+
+    for _ in range(2):
+        with pytest.raises(STSUnavailableError, match=r"none in 0\.01 s\. A function in a VPC needs") as caught:
+            cache.get(KEY)
+        assert caught.value.code == "NoAnswerInTime"
+    release.set()
+    sts.longest = 5
+
+    assert cache.get(KEY).access_key == "ASIA1"
+    assert sts.calls == 1
+
+
+def test_a_slow_renewal_is_not_waited_for_to_the_end(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Where a renewal takes longer than STS may, what is held serves meanwhile."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 30)
+    release = threading.Event()
+    sts.during = lambda: release.wait(5) and None
+    sts.longest = 0.01
+
+    assert cache.get(KEY) is first
+    release.set()
+
+
+@pytest.mark.parametrize("milliseconds", [0, 299])
+def test_no_attempt_without_time(cache: CredentialCache, sts: FakeSTS, in_time: InTime, milliseconds: int) -> None:
+    """Where the invocation is nearly over, no call is begun, and the error says so."""
+    in_time(milliseconds)
+
+    with pytest.raises(STSUnavailableError) as caught:
+        cache.get(KEY)
+
+    said = "no attempt was made, as the invocation's time is nearly over"
+    assert str(caught.value) == f"{ROLE}: {said}"
+    assert caught.value.response == {
+        "Error": {"Code": "NoTimeLeft", "Message": said},
+        "ResponseMetadata": {"RequestId": "", "HTTPStatusCode": 0, "HTTPHeaders": {}, "RetryAttempts": 0},
+    }
+    assert caught.value.role_arn == ROLE
+    assert (sts.calls, cache.counts().failures) == (0, 0)
+
+
+def test_no_renewal_without_time(cache: CredentialCache, sts: FakeSTS, clock: Clock, in_time: InTime) -> None:
+    """Where the invocation is nearly over, what is held serves, and the next invocation renews it."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 600)
+    in_time(299)
+    assert cache.get(KEY) is first
+
+    in_time(310)
+    assert cache.get(KEY) is not first
+
+
+def test_the_error_comes_within_the_invocation(cache: CredentialCache, sts: FakeSTS, in_time: InTime) -> None:
+    """The error of an STS that hangs comes a quarter of a second before the invocation ends."""
+    release = threading.Event()
+    sts.during = lambda: release.wait(5) and None
+    in_time(310)
+
+    with pytest.raises(STSUnavailableError, match=r"none in 0\.06 s"):
+        cache.get(KEY)
+    release.set()
+
+
+def test_an_interrupt_leaves_the_attempt_alone(cache: CredentialCache, sts: FakeSTS) -> None:
+    """A signal's handler that raises in a thread which waits ends its wait; the attempt goes on and serves the next."""
+    sts.during = lambda: os.kill(os.getpid(), signal.SIGUSR1) if sts.calls == 1 else None
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    def get_interrupted() -> None:
+        cache.get(KEY)
+        until(lambda: False)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(TimeoutError):
+            get_interrupted()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert cache.get(KEY).access_key == "ASIA1"
+
+
+def test_an_attempt_that_cannot_begin_is_forgotten(sts: FakeSTS, clock: Clock) -> None:
+    """Where no thread is to be had, the error says so, and the next signature makes an attempt."""
+    spawned: list[Callable[[], None]] = []
+
+    def spawn(task: Callable[[], None]) -> None:
+        spawned.append(task)
+        if len(spawned) == 1:
+            raise RuntimeError("can't start new thread")
+        task()
+
+    cache = CredentialCache(sts, clock=clock, spawn=spawn)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        cache.get(KEY)
+
+    assert cache.get(KEY).access_key == "ASIA1"
+
+
+def test_a_call_that_waits_for_itself(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """A hook of the call that signs as the same role gets an error rather than wait for ever, or what is held."""
+    within: list[Any] = []
+
+    def sign() -> None:
+        try:
+            within.append(cache.get(KEY))
+        except STSUnavailableError as error:
+            within.append(error)
+
+    sts.during = sign
+    first = cache.get(KEY)
+    clock.advance(HOUR - 30)
+    cache.get(KEY)
+
+    said = "a hook or a log handler asks for its credentials within the very call that fetches them"
+    assert str(within[0]) == f"{ROLE}: {said}"
+    assert within[0].code == "WaitsForItself"
+    assert within[1] is first
+
+
+def test_a_signal_handler_may_sign(cache: CredentialCache, clock: Clock) -> None:
+    """Code that comes between, in the thread that is looking something up, may look something up itself."""
+    first = cache.get(KEY)
+    with cache._lock:
+        assert cache.get(KEY) is first
+
+
+def test_an_error_of_a_hook_is_shared(cache: CredentialCache, sts: FakeSTS) -> None:
+    """What a hook raises in the one call is raised by all who wait for it, held credentials or not."""
+    sts.failure = LookupError("a hook's own")
+    sts.during = lambda: until(lambda: cache.counts().misses == 8)
+
+    results = in_threads(8, lambda: cache.get(KEY))
+
+    assert sts.calls == 1
+    assert results == [sts.failure] * 8
+
+
+def test_credentials_that_expire_before_they_are_taken(sts: FakeSTS, clock: Clock) -> None:
+    """Where the environment is frozen just when an attempt has ended, what it brought is not served but replaced."""
+
+    def spawn(task: Callable[[], None]) -> None:
+        task()
+        cache.forget()
+        clock.advance(3 * HOUR if sts.calls == 1 else 0)
+
+    cache = CredentialCache(sts, clock=clock, spawn=spawn)
+
+    assert cache.get(KEY).access_key == "ASIA2"
 
 
 # --- Failures ---------------------------------------------------------------------------------------------------------
@@ -544,6 +718,66 @@ def test_a_set_dropped_meanwhile_is_signed_anew(cache: CredentialCache) -> None:
     assert cache.reject(KEY, "ASIA0")
 
 
+# --- Who asks ---------------------------------------------------------------------------------------------------------
+
+
+class EqualSession(boto3.Session):
+    """Of a class for which all sessions are equal, as for one that compares Regions."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class UnhashableSession(boto3.Session):  # noqa: PLW1641 - the point
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@pytest.mark.parametrize("kind", [EqualSession, UnhashableSession])
+def test_callers_are_told_apart_by_identity(cache: CredentialCache, kind: type[boto3.Session]) -> None:
+    """Whatever sessions think of each other's equality, each has credentials of its own."""
+    alice, bob = kind(), kind()
+    keys = [CredentialKey(source, KEY.request) for source in (alice, bob, alice)]
+
+    assert [cache.get(key).access_key for key in keys] == ["ASIA1", "ASIA2", "ASIA1"]
+    assert keys[0] != KEY.request
+
+
+def test_a_caller_that_is_gone_is_nobody_else(cache: CredentialCache) -> None:
+    """What is held keeps no source session alive, and what a session that is gone had is nobody else's."""
+    gone = CredentialKey(boto3.Session(), KEY.request)
+    gc.collect()
+
+    assert gone.source is None
+    assert gone == gone  # noqa: PLR0124 - the cache's own look-up
+    assert gone != CredentialKey(SOURCE, KEY.request)
+
+
+def test_keys_print_no_external_id() -> None:
+    """The repr of a key is that of its request, which shows neither external ID nor further parameters."""
+    key = CredentialKey(SOURCE, assume_role_request(ROLE, external_id="hush-hush"))
+
+    assert repr(key) == f"CredentialKey({key.request!r})"
+    assert "hush" not in repr(key)
+
+
+def test_no_frame_of_an_error_holds_credentials(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Tools that report errors with the local variables of each frame get no credentials to see."""
+    cache.get(KEY)
+    clock.advance(HOUR - 600)
+    sts.failure = refusal()
+    with pytest.raises(AssumeRoleError) as caught:
+        cache.get(KEY)
+
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    seen = [value for frame in frames[1:] for value in frame.f_locals.values()]
+    assert len(frames) > 1
+    assert not any(isinstance(value, tuple) and "secret-1" in str(tuple(value)) for value in seen)
+
+
 # --- Bounds, forgetting, forks, snapshots -----------------------------------------------------------------------------
 
 
@@ -643,9 +877,10 @@ def test_a_fork_keeps_the_parents_credentials(cache: CredentialCache, sts: FakeS
 def test_a_fork_in_the_midst_of_a_change_starts_empty(cache: CredentialCache) -> None:
     """Where another thread was changing the entries as the process forked, the child trusts none of them."""
     held = cache.get(KEY)
-    cache._lock.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cache._lock.acquire).result()
 
-    cache.after_fork()
+        cache.after_fork()
 
     assert cache.get(KEY) is not held
 
@@ -655,7 +890,7 @@ def test_a_fork_in_the_midst_of_a_change_starts_empty(cache: CredentialCache) ->
 
 def test_credentials_do_not_print_or_pickle(cache: CredentialCache) -> None:
     """Neither the credentials object nor the set it hands out shows or pickles a secret."""
-    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
     frozen = credentials.get_frozen_credentials()
 
     for secret in (credentials, frozen):
@@ -672,7 +907,7 @@ def test_credentials_do_not_print_or_pickle(cache: CredentialCache) -> None:
 
 def test_credentials_have_botocores_attributes(cache: CredentialCache, sts: FakeSTS) -> None:
     """The object has what botocore's Credentials has; the account is read off the ARN without a call."""
-    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
 
     assert credentials.account_id == "222222222222"
     assert credentials.method == "assume-role"
@@ -685,7 +920,7 @@ def test_credentials_have_botocores_attributes(cache: CredentialCache, sts: Fake
 def test_what_the_credentials_were_made_with_reaches_sts(cache: CredentialCache, sts: FakeSTS) -> None:
     """Source session, request and ``sts_config`` go along, whether the call is made, made ahead or prepared."""
     config = Config(read_timeout=2)
-    credentials = AssumedRoleCredentials(cache, KEY, config=config)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request, config=config)
 
     credentials.prepare()
     credentials.prefetch()
@@ -698,7 +933,7 @@ def test_what_the_credentials_were_made_with_reaches_sts(cache: CredentialCache,
 
 def test_a_request_is_sent_again_once(cache: CredentialCache, clock: Clock) -> None:
     """A rejected request is sent again without delay, and however long that takes, not a second time."""
-    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
     response: Any = (None, {"Error": {"Code": "ExpiredToken"}})
     context: dict[str, Any] = {"xacct_lambda_signer": credentials.access_key}
 
@@ -710,7 +945,7 @@ def test_a_request_is_sent_again_once(cache: CredentialCache, clock: Clock) -> N
 
 def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS) -> None:
     """After a prefetch the first signature finds credentials."""
-    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
     credentials.prefetch()
 
     assert credentials.token == "token-1"
@@ -720,7 +955,7 @@ def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS) -> None:
 @pytest.mark.parametrize("failure", [outage(), refusal()], ids=["outage", "refusal"])
 def test_a_failed_prefetch_poisons_nothing(cache: CredentialCache, sts: FakeSTS, failure: Exception) -> None:
     """A failure ahead of time is not remembered: the first event makes an attempt of its own."""
-    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
     sts.failure = failure
     with pytest.raises(type(failure)):
         credentials.prefetch()
@@ -731,7 +966,7 @@ def test_a_failed_prefetch_poisons_nothing(cache: CredentialCache, sts: FakeSTS,
 
 def test_those_who_wait_for_a_failing_prefetch_try_again(cache: CredentialCache, sts: FakeSTS) -> None:
     """A first event that waits for a prefetch which then fails does not fail with it."""
-    credentials = AssumedRoleCredentials(cache, KEY)
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
     event_waits = threading.Event()
 
     def fail_once() -> None:

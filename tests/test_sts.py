@@ -8,9 +8,11 @@ import logging
 import pickle
 import re
 import socket
+import threading
 import traceback
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import boto3
 import pytest
@@ -64,23 +66,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return configs
 
 
-@pytest.fixture
-def remaining() -> Iterator[Any]:
-    """Say how many milliseconds the invocation has left."""
-    token = invocation.set(None)
-
-    def set_remaining(milliseconds: int) -> None:
-        invocation.set(type("Context", (), {"get_remaining_time_in_millis": lambda _self: milliseconds})())
-
-    yield set_remaining
-    invocation.reset(token)
-
-
 ISSUED = "<AssumeRoleResponse><AssumeRoleResult><Credentials>{}</Credentials></AssumeRoleResult></AssumeRoleResponse>"
 
 
 def assume(sts: STS, config: Config | None = None, **arguments: Any) -> Any:
     return sts.assume_role(boto3.Session(), assume_role_request(ROLE, **arguments), config)
+
+
+def sign(session: boto3.Session) -> Any:
+    credentials: Any = session.get_credentials()
+    return credentials.get_frozen_credentials()
 
 
 # --- What STS answers -------------------------------------------------------------------------------------------------
@@ -299,20 +294,51 @@ def test_a_hung_sts_costs_less_than_three_seconds(server: ScriptedSTS) -> None:
 def test_a_black_hole_costs_less_than_three_seconds(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
     """An address that drops packets, as a VPC without a route does, gives a clear error as soon."""
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        for _ in range(4):  # A full queue of connections drops the next.
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
+        host, port = black_hole(stack)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://{host}:{port}")
 
         with Stopwatch() as watch, pytest.raises(STSUnavailableError) as caught:
             assume(sts)
 
     assert caught.value.code == "ConnectTimeoutError"
     assert watch.seconds < 2.9
+
+
+def black_hole(stack: contextlib.ExitStack) -> tuple[str, int]:
+    """Return an address that drops packets, as all of STS's do for a VPC without a route."""
+    listener = stack.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    for _ in range(4):  # A full queue of connections drops the next.
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+    return listener.getsockname()
+
+
+def test_several_black_holes_cost_less_than_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interface endpoint has an address in each of three zones: time-outs of all three do not add up."""
+    with contextlib.ExitStack() as stack:
+        address = black_hole(stack)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)] * 3
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+
+        with Stopwatch() as watch, pytest.raises(STSUnavailableError, match=r"eu-west-1\.sts\).*port 443") as caught:
+            sign(assumed_session(ROLE))
+
+    assert caught.value.code == "NoAnswerInTime"
+    assert watch.seconds < 2.9
+
+
+def test_a_name_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking up STS's name has no time-out of its own, and is waited for no longer than for the rest."""
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: release.wait(5) and [])
+    hurried = Config(connect_timeout=0.1, read_timeout=0.1)
+
+    with pytest.raises(STSUnavailableError, match=r"none in 0\.7 s"):
+        sign(assumed_session(ROLE, sts_config=hurried))
+    release.set()
 
 
 def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
@@ -325,67 +351,22 @@ def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> 
     assert caught.value.code == "EndpointConnectionError"
 
 
-def test_the_error_comes_within_the_invocation(
-    server: ScriptedSTS, remaining: Any, sts: STS, made: list[Config]
-) -> None:
-    """With 0.7 seconds of the invocation left, a hung STS has one try of what is left less a reserve."""
-    server.always = hang
-    remaining(700)
-
-    with pytest.raises(STSUnavailableError):
-        assume(sts, Config(retries={"total_max_attempts": 5}))
-
-    assert server.count() == 1
-    assert made[0].connect_timeout == made[0].read_timeout == pytest.approx(0.45)
-
-
-def test_no_attempt_without_time(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
-    """Where the invocation is nearly over, no call is begun, and the error says so."""
-    remaining(299)
-
-    with pytest.raises(STSUnavailableError) as caught:
-        assume(sts)
-
-    said = "no attempt was made, as the invocation's time is nearly over"
-    assert str(caught.value) == f"{ROLE}: {said}"
-    assert caught.value.response == {
-        "Error": {"Code": "NoTimeLeft", "Message": said},
-        "ResponseMetadata": {"RequestId": "", "HTTPStatusCode": 0, "HTTPHeaders": {}, "RetryAttempts": 0},
-    }
-    assert caught.value.role_arn == ROLE
-    assert server.calls == []
-
-
-def test_little_time_allows_one_full_try(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
-    """With two seconds left there is time for one try and not for a second."""
-    server.always = THROTTLE
-    remaining(2000)
-
-    with pytest.raises(STSUnavailableError):
-        assume(sts)
-
-    assert server.count() == 1
-
-
-@pytest.mark.parametrize("milliseconds", [2500, 2990])
-def test_enough_time_allows_two_tries(server: ScriptedSTS, remaining: Any, sts: STS, milliseconds: int) -> None:
-    """Two tries of a second, the pause and the reserve take 2.5 seconds; Lambda's default time-out is 3."""
-    server.script = [THROTTLE]
-    remaining(milliseconds)
-
-    assert assume(sts)
-    assert server.count() == 2
-
-
-def test_slower_tries_need_more_time(server: ScriptedSTS, remaining: Any, sts: STS) -> None:
-    """Where the caller allows a try two seconds, Lambda's default time-out leaves time for one."""
-    server.always = THROTTLE
-    remaining(2990)
-
-    with pytest.raises(STSUnavailableError):
-        assume(sts, Config(read_timeout=2))
-
-    assert server.count() == 1
+@pytest.mark.parametrize(
+    ("config", "seconds"),
+    [
+        (None, 2.5),
+        (Config(user_agent_extra="orders/1.0"), 2.5),
+        (Config(connect_timeout=0.5), 2.5),
+        (Config(read_timeout=10), 20.5),
+        (Config(connect_timeout=3, read_timeout=2), 6.5),
+        (Config(read_timeout=None), None),
+        (Config(connect_timeout=None), None),
+        (Config(retries={"total_max_attempts": 1}), None),
+    ],
+)
+def test_how_long_an_answer_is_waited_for(sts: STS, config: Config | None, seconds: float | None) -> None:
+    """By default for two tries of a second and the pause; with a caller's options for as long as these take."""
+    assert sts.patience(config) == seconds
 
 
 @pytest.mark.parametrize(
@@ -395,6 +376,8 @@ def test_slower_tries_need_more_time(server: ScriptedSTS, remaining: Any, sts: S
         (object(), None),
         (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 1250})(), 1.0),
         (type("Context", (), {"get_remaining_time_in_millis": lambda _self: 100})(), 0),
+        (Mock(), None),
+        (MagicMock(), None),
     ],
 )
 def test_seconds_left(context: Any, expected: float | None) -> None:
@@ -681,6 +664,17 @@ def test_what_is_taken_out_leaves_the_rest(server: ScriptedSTS, sts: STS) -> Non
         assume(sts, external_id="hush")
 
     assert caught.value.response["Error"]["Message"] == "é'***'é: 'x-amz-security-token:***' of hush-hush"
+
+
+@pytest.mark.parametrize("text", ["sts:ExternalId={}", "the external ID {}.", "{}", "a:{}/b", "({})"])
+def test_an_external_id_is_taken_out_wherever_it_stands(server: ScriptedSTS, sts: STS, text: str) -> None:
+    """Marks on either side do not hide an external ID; in an ARN the same letters are something else, and stay."""
+    server.always = refuse("AccessDenied", f"{text.format('222222222222')} {ROLE}")
+
+    with pytest.raises(AssumeRoleError) as caught:
+        assume(sts, external_id="222222222222")
+
+    assert caught.value.response["Error"]["Message"] == f"{text.format('***')} {ROLE}"
 
 
 def test_an_external_id_beside_letters_that_none_has(server: ScriptedSTS, sts: STS) -> None:

@@ -5,6 +5,9 @@ This module alone decides how long credentials are good for. botocore's refresh 
 
 Time is the wall clock, since STS's expiry is an instant and a monotonic clock may stand still while Lambda keeps the
 execution environment frozen.
+
+Each attempt has a thread of its own. So it ends whatever becomes of those who wait for it, who for their part wait no
+longer than they can: time-outs of sockets hold for each address and each read, and for finding an address not at all.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import logging
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeGuard, TypeVar
 
 import boto3
@@ -24,11 +29,11 @@ from botocore.hooks import BaseEventHooks
 from cachetools import TLRUCache
 
 from xacct_lambda._request import AssumeRoleRequest
-from xacct_lambda._sts import FrozenCredentials, IssuedCredentials, seconds_left, uniform
+from xacct_lambda._sts import FrozenCredentials, IssuedCredentials, in_thread, no_time_left, seconds_left, uniform
 from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError, XacctLambdaError
 
 _logger = logging.getLogger(__name__)
-_Error = TypeVar("_Error", bound=XacctLambdaError)
+_Error = TypeVar("_Error", bound=BaseException)
 
 _MINUTE: Final = 60
 MANDATORY_SECONDS: Final = 60
@@ -40,6 +45,8 @@ _LONGEST_BACK_OFF_SECONDS: Final = 60
 _MEMORY_SECONDS: Final = 5
 """How long a refusal is remembered, and that credentials were replaced because a service rejected them."""
 _CLOCK_STEP_SECONDS: Final = 1
+_SHORTEST_SECONDS: Final = 0.05
+"""With less than this left of an invocation, no attempt is begun."""
 
 # By these services reject credentials that have not expired: the session was revoked, the role created anew.
 _REJECTION_CODES: Final = frozenset(
@@ -69,16 +76,44 @@ class _AssumesRoles(Protocol):
         self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
     ) -> IssuedCredentials: ...
 
+    def patience(self, config: Config | None) -> float | None: ...
+
     def prepare(self, source: boto3.Session, config: Config | None) -> None: ...
 
     def forget_clients(self) -> None: ...
 
 
-class CredentialKey(NamedTuple):
-    """What decides whether two sessions share credentials: who asks (by identity), and for what (by value)."""
+class CredentialKey:
+    """What decides whether two sessions share credentials: who asks (by identity), and for what (by value).
 
-    source: boto3.Session
-    request: AssumeRoleRequest
+    It does not keep the source session alive, which may hold megabytes of service models.
+    """
+
+    __slots__ = ("_hash", "_source", "request")
+
+    def __init__(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
+        self._source = weakref.ref(source)
+        self.request = request
+        self._hash = hash((id(source), request))
+
+    @property
+    def source(self) -> Any:
+        """The session that asks: there as long as its :class:`AssumedRoleCredentials` are."""
+        return self._source()
+
+    def __eq__(self, other: object) -> bool:
+        # Not the sessions' own equality: they may be of a class for which all sessions in a Region are equal.
+        return isinstance(other, CredentialKey) and self._has_source_of(other) and self.request == other.request
+
+    def _has_source_of(self, other: CredentialKey) -> bool:
+        source = self._source()
+        return self._source is other._source or (source is not None and source is other._source())
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.request!r})"
 
 
 class _Held(NamedTuple):
@@ -103,8 +138,11 @@ class _Flight:
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.outcome: IssuedCredentials | XacctLambdaError | None = None
-        """None when it is over: it yielded neither, and those who waited start over."""
+        self.thread: int | None = None
+        self.landed_at = float("-inf")
+        self.outcome: IssuedCredentials | BaseException | None = None
+        self.is_shared = True
+        """Whether those who waited take the outcome for theirs; the one who began the attempt always does."""
 
 
 class CredentialCounts(NamedTuple):
@@ -126,14 +164,17 @@ class CredentialCache:
         *,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[float, float], float] = uniform,
+        spawn: Callable[[Callable[[], None]], None] = in_thread,
         max_roles: int = 1000,
     ) -> None:
         self._sts = sts
         self.clock = clock
         self._jitter = jitter
+        self._spawn = spawn
         self.max_roles = max_roles
         self._latest = float("-inf")
-        self._lock = threading.Lock()
+        # Reentrant, as a handler of a signal may sign requests in the midst of a look-up.
+        self._lock = threading.RLock()
         self._hits = self._misses = self._failures = 0
         self._forget_all()
 
@@ -159,60 +200,101 @@ class CredentialCache:
         Raises:
             AssumeRoleError: STS refused; for a few seconds the refusal is remembered.
             ConfigurationError: The call cannot be made.
-            STSUnavailableError: STS gave no usable answer, and nothing that lives long enough is held.
+            STSUnavailableError: STS gave no usable answer, or none in time, and nothing that lives long enough is held.
         """
         while True:
             with self._lock:
-                now = self._advance()
-                held = self._held_for(key, min_ttl_seconds)
-                flight = self._flights.get(key)
-                if held and (now < held.renew_at or (flight and held.expires_at - now > MANDATORY_SECONDS)):
+                frozen = self._at_hand(key, min_ttl_seconds)
+                if frozen is not None:
                     self._hits += 1
-                    return held.frozen
+                    return frozen
                 if refused := self._refused.get(key):
                     raise _fresh(refused.error)
                 self._misses += 1
-                leads = flight is None
-                if flight is None:
-                    flight = self._flights[key] = _Flight()
-            if leads:
-                self._fly(key, flight, config, share_failure=share_failure)
-            elif not flight.done.wait(seconds_left()):
-                late = _unavailable(
-                    key, "NoAnswerInTime", "STS has not answered, and the invocation's time is nearly over"
-                )
-                return self._despite(late, key, min_ttl_seconds)
-            if isinstance(flight.outcome, IssuedCredentials):
-                if flight.outcome.expires_at - self._latest > min_ttl_seconds:
-                    return flight.outcome.frozen
-                raise _unavailable(
-                    key,
-                    "CredentialsTooShort",
-                    f"STS issued credentials for less than the {min_ttl_seconds:g} s needed: is the clock right?",
-                )
-            if flight.outcome is not None:
-                return self._despite(flight.outcome, key, min_ttl_seconds)
+                leads = key not in self._flights
+                flight = self._flights.get(key) or self._start(key, config, share_failure=share_failure)
+            outcome = self._landed(flight, key, min_ttl_seconds, config)
+            if isinstance(outcome, FrozenCredentials):
+                return outcome
+            if outcome is not None and (leads or flight.is_shared):
+                return self._despite(outcome, key, min_ttl_seconds)
+
+    def _at_hand(self, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials | None:
+        """Return what is held, unless it is for this caller to wait for newer ones."""
+        now = self._advance()
+        held = self._held_for(key, min_ttl_seconds)
+        if held is None:
+            return None
+        is_renewed_meanwhile = key in self._flights and held.expires_at - now > MANDATORY_SECONDS
+        return held.frozen if now < held.renew_at or is_renewed_meanwhile else None
 
     def _held_for(self, key: CredentialKey, min_ttl_seconds: float) -> _Held | None:
         held = self._held.get(key)
         return held if held and held.expires_at - self._latest > min_ttl_seconds else None
 
-    def _fly(self, key: CredentialKey, flight: _Flight, config: Config | None, *, share_failure: bool) -> None:
-        """Make the one call, record what came of it, wake those who wait; without an outcome they start over."""
-        outcome: IssuedCredentials | XacctLambdaError | None = None
+    def _start(self, key: CredentialKey, config: Config | None, *, share_failure: bool) -> _Flight:
+        """Begin an attempt, and return it; where no time is left for one, one that has failed for that."""
+        flight = _Flight()
+        left = seconds_left()
+        if left is not None and left < _SHORTEST_SECONDS:
+            flight.outcome = no_time_left(key.request.role_arn)
+            flight.done.set()
+            return flight
         try:
-            outcome = self._sts.assume_role(key.source, key.request, config)
-        except XacctLambdaError as error:
-            if not share_failure:
-                raise
-            outcome = error
-        finally:
+            self._flights[key] = flight
+            self._spawn(partial(self._fly, key.source, key, flight, config, share_failure=share_failure))
+        except BaseException:
+            if flight.thread is None:
+                # No thread was to be had, or an interrupt came first. Nobody waits yet, as the lock is held.
+                self._flights.pop(key, None)
+            raise
+        return flight
+
+    def _landed(
+        self, flight: _Flight, key: CredentialKey, min_ttl_seconds: float, config: Config | None
+    ) -> FrozenCredentials | BaseException | None:
+        """Wait for an attempt; return credentials, what went wrong, or None where there is nothing left of either."""
+        if flight.thread == threading.get_ident() and not flight.done.is_set():
+            return _waits_for_itself(key)
+        limits = [seconds for seconds in (seconds_left(), self._sts.patience(config)) if seconds is not None]
+        if not flight.done.wait(min(limits, default=None)):
+            return _late(key, min(limits))
+        if not isinstance(flight.outcome, IssuedCredentials):
+            return flight.outcome
+        with self._lock:
+            now = self._advance()
+        if flight.outcome.expires_at - now > min_ttl_seconds:
+            return flight.outcome.frozen
+        # They may have been good when they came: the environment was frozen before this thread got to them.
+        came_too_short = flight.outcome.expires_at - flight.landed_at <= min_ttl_seconds
+        return _too_short(key, min_ttl_seconds) if came_too_short else None
+
+    def _fly(
+        self,
+        source: boto3.Session,
+        key: CredentialKey,
+        flight: _Flight,
+        config: Config | None,
+        *,
+        share_failure: bool,
+    ) -> None:
+        """Make the one call, record what came of it, wake those who wait."""
+        flight.thread = threading.get_ident()
+        outcome: IssuedCredentials | BaseException
+        try:
+            outcome = self._sts.assume_role(source, key.request, config)
+        except BaseException as error:  # noqa: BLE001 - those who wait raise it, one of a user's hook too
+            outcome = _fresh(error)
+            flight.is_shared = share_failure and isinstance(error, Exception)
+        spared = None
+        try:
             with self._lock:
+                now = flight.landed_at = self._advance()
                 # After forget() a late result goes to those who waited for it, and is not kept.
-                is_current = self._flights.get(key) is flight
-                if is_current:
+                if self._flights.get(key) is flight:
                     del self._flights[key]
-                spared = self._record(key, outcome) if is_current else None
+                    spared = self._record(key, outcome, now, remember=flight.is_shared)
+        finally:
             flight.outcome = outcome
             flight.done.set()
         if spared:
@@ -221,13 +303,14 @@ class CredentialCache:
                 logging.DEBUG if spared.failed_renewals else logging.WARNING,
                 "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
                 key.request.role_arn,
-                spared.expires_at - self._latest,
-                outcome,
+                spared.expires_at - now,
+                outcome if isinstance(outcome, XacctLambdaError) else type(outcome).__name__,
             )
 
-    def _record(self, key: CredentialKey, outcome: IssuedCredentials | XacctLambdaError | None) -> _Held | None:
+    def _record(
+        self, key: CredentialKey, outcome: IssuedCredentials | BaseException, now: float, *, remember: bool
+    ) -> _Held | None:
         """Keep what an attempt yielded; return the credentials that go on serving though it failed."""
-        now = self._advance()
         if isinstance(outcome, IssuedCredentials):
             # Half a life at most: where this machine's clock is ahead of STS's, a whole window may leave nothing.
             window = min(advisory_seconds(key.request.duration_seconds), (outcome.expires_at - now) / 2)
@@ -235,8 +318,8 @@ class CredentialCache:
             self._held[key] = _Held(outcome.frozen, outcome.expires_at, renew_at)
             return None
         self._failures += 1
-        if _refuses(outcome):
-            self._refused[key] = _Refused(now + _MEMORY_SECONDS, _fresh(outcome))
+        if remember and _refuses(outcome):
+            self._refused[key] = _Refused(now + _MEMORY_SECONDS, outcome)
             return None
         held = self._held.get(key)
         if held:
@@ -248,12 +331,14 @@ class CredentialCache:
             )
         return held
 
-    def _despite(self, error: XacctLambdaError, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials:
-        with self._lock:
-            self._advance()
-            held = self._held_for(key, min_ttl_seconds)
-        if held and not _refuses(error):
-            return held.frozen
+    def _despite(self, error: BaseException, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials:
+        """Return what is held and lives long enough if an attempt failed for a passing reason; else raise the error."""
+        if isinstance(error, XacctLambdaError) and not _refuses(error):
+            with self._lock:
+                self._advance()
+                held = self._held_for(key, min_ttl_seconds)
+            if held:
+                return held.frozen
         raise _fresh(error)
 
     def prepare(self, key: CredentialKey, config: Config | None) -> None:
@@ -285,10 +370,10 @@ class CredentialCache:
 
     def after_fork(self) -> None:
         """Make the copy in a forked child usable: new locks, no attempt under way, no shared connection."""
-        if self._lock.locked():
+        if not self._lock.acquire(blocking=False):
             # Another thread was at the entries when the process was copied, and is not there to finish.
             self._forget_all()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._flights = {}
         self._sts.forget_clients()
 
@@ -310,7 +395,7 @@ class CredentialCache:
         return self._latest
 
 
-def _refuses(outcome: XacctLambdaError | None) -> TypeGuard[AssumeRoleError]:
+def _refuses(outcome: BaseException) -> TypeGuard[AssumeRoleError]:
     if not isinstance(outcome, AssumeRoleError):
         return False
     # Imported here, as a cold start without errors does not need it.
@@ -319,15 +404,38 @@ def _refuses(outcome: XacctLambdaError | None) -> TypeGuard[AssumeRoleError]:
     return outcome.code not in CALLERS_FAULTS
 
 
-def _unavailable(key: CredentialKey, code: str, message: str) -> STSUnavailableError:
+def _late(key: CredentialKey, seconds: float) -> STSUnavailableError:
+    from xacct_lambda import _diagnosis  # noqa: PLC0415 - see above
+
+    text = f"none in {seconds:.3g} s"
+    message = _diagnosis.no_answer("NoAnswerInTime", text, key.request, region_name=key.source.region_name)
+    return _unavailable(key, "NoAnswerInTime", text, message)
+
+
+def _waits_for_itself(key: CredentialKey) -> STSUnavailableError:
+    problem = "a hook or a log handler asks for its credentials within the very call that fetches them"
+    return _unavailable(key, "WaitsForItself", problem)
+
+
+def _too_short(key: CredentialKey, min_ttl_seconds: float) -> STSUnavailableError:
+    return _unavailable(
+        key,
+        "CredentialsTooShort",
+        f"STS issued credentials for less than the {min_ttl_seconds:g} s needed: is the clock right?",
+    )
+
+
+def _unavailable(key: CredentialKey, code: str, problem: str, message: str | None = None) -> STSUnavailableError:
     role_arn = key.request.role_arn
     return STSUnavailableError(
-        f"{role_arn}: {message}", role_arn=role_arn, response={"Error": {"Code": code, "Message": message}}
+        message or f"{role_arn}: {problem}", role_arn=role_arn, response={"Error": {"Code": code, "Message": problem}}
     )
 
 
 def _fresh(error: _Error) -> _Error:
-    """Return the error as before it was raised: a traceback grows with every raise, and keeps its frames alive."""
+    """Return the library's error as before it was raised: a traceback grows with each raise, and keeps frames alive."""
+    if not isinstance(error, XacctLambdaError):
+        return error
     fresh = copy.copy(error)
     fresh.__cause__ = error.__cause__
     return fresh
@@ -343,11 +451,18 @@ class AssumedRoleCredentials(Credentials):
     method = "assume-role"
 
     def __init__(
-        self, cache: CredentialCache, key: CredentialKey, *, min_ttl_seconds: float = 0, config: Config | None = None
+        self,
+        cache: CredentialCache,
+        source: boto3.Session,
+        request: AssumeRoleRequest,
+        *,
+        min_ttl_seconds: float = 0,
+        config: Config | None = None,
     ) -> None:
         # Not super().__init__(), which would store a set of credentials that never changes.
         self._cache = cache
-        self._key = key
+        self._source = source
+        self._key = CredentialKey(source, request)
         self._min_ttl_seconds = min_ttl_seconds
         self._config = config
 

@@ -69,8 +69,11 @@ def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
     return f"STS did not serve {request.role_arn}: {advice}. {_quoted(code, text)}"
 
 
-def no_answer(code: str, text: str, request: AssumeRoleRequest) -> str:
-    """Return the message for a call that STS did not answer; ``code`` is the name of botocore's exception."""
+def no_answer(code: str, text: str, request: AssumeRoleRequest, *, region_name: str | None = None) -> str:
+    """Return the message for a call that STS did not answer; ``code`` is the name of botocore's exception.
+
+    The Region is looked for in the text where it is not given.
+    """
     if code in {"CredentialRetrievalError", "MetadataRetrievalError"}:
         return f"The caller's own credentials, with which to assume {request.role_arn}, could not be loaded: {text}"
     if code == "ResponseParserError":
@@ -79,9 +82,10 @@ def no_answer(code: str, text: str, request: AssumeRoleRequest) -> str:
             "AWS_ENDPOINT_URL, a proxy)"
         )
     host = _STS_HOST.search(text)
+    region = region_name or (host["region"] if host else "REGION")
     return (
         f"No answer from STS for {request.role_arn}: {text.removesuffix('.')}. A function in a VPC needs a route: "
-        f"a NAT gateway, or an interface endpoint for STS (com.amazonaws.{host['region'] if host else 'REGION'}.sts) "
+        f"a NAT gateway, or an interface endpoint for STS (com.amazonaws.{region}.sts) "
         "with private DNS; its security group must let it out on port 443, and the endpoint's must let it in"
     )
 

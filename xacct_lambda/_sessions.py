@@ -183,7 +183,7 @@ class SessionCache:
             session = self._sessions.get(key)
             if session is None:
                 credentials = AssumedRoleCredentials(
-                    self.credentials, key.credentials, min_ttl_seconds=min_ttl_seconds, config=sts_config
+                    self.credentials, source, request, min_ttl_seconds=min_ttl_seconds, config=sts_config
                 )
                 session = self._sessions[key] = AssumedSession(self, source, credentials, region_name)
             return session

@@ -6,9 +6,11 @@ of a second each, where botocore's own defaults (60 s to connect, 60 s to read) 
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import random
 import re
+import sys
 import threading
 import time
 import traceback
@@ -31,7 +33,6 @@ _TRY_SECONDS: Final = 1.0
 _TRIES: Final = 2
 _PAUSE_SECONDS: Final = (0.05, 0.25)
 _RESERVE_SECONDS: Final = 0.25
-_SHORTEST_TRY_SECONDS: Final = 0.05
 _SOURCES: Final = 16
 CONNECTIONS: Final = 50
 """Roles that one client can assume at a time."""
@@ -91,7 +92,9 @@ def lambda_context(context: object) -> object:
 def seconds_left() -> float | None:
     """Return what the invocation has left, less a reserve for reporting an error; None where no context tells."""
     remaining_time = getattr(lambda_context(invocation.get()), "get_remaining_time_in_millis", None)
-    return None if remaining_time is None else max(remaining_time() / 1000 - _RESERVE_SECONDS, 0)
+    milliseconds = remaining_time() if callable(remaining_time) else None
+    # A test's Mock has every method, and they return no numbers.
+    return max(milliseconds / 1000 - _RESERVE_SECONDS, 0) if isinstance(milliseconds, int | float) else None
 
 
 def no_time_left(role_arn: str) -> STSUnavailableError:
@@ -99,6 +102,21 @@ def no_time_left(role_arn: str) -> STSUnavailableError:
     problem = "no attempt was made, as the invocation's time is nearly over"
     response = {"Error": {"Code": "NoTimeLeft", "Message": problem}}
     return STSUnavailableError(f"{role_arn}: {problem}", role_arn=role_arn, response=response)
+
+
+def in_thread(task: Callable[[], None]) -> None:
+    """Run a task in a thread of its own, as part of the caller's invocation and trace."""
+    run = contextvars.copy_context().run
+    xray = sys.modules.get("aws_xray_sdk.core")
+    # The X-Ray SDK keeps the place in a trace for each thread, and in no context variable.
+    entity = xray and xray.xray_recorder.get_trace_entity()
+
+    def run_traced() -> None:
+        if xray and entity:
+            xray.xray_recorder.set_trace_entity(entity)
+        run(task)
+
+    threading.Thread(target=run_traced, name="xacct_lambda-assume-role", daemon=True).start()
 
 
 class FrozenCredentials(ReadOnlyCredentials):
@@ -120,6 +138,12 @@ class IssuedCredentials(NamedTuple):
     expires_at: float
 
 
+class _Client(NamedTuple):
+    client: Any
+    source: boto3.Session
+    """Kept, so that no other session can come to have its identity."""
+
+
 class STS:
     """Calls AssumeRole for source sessions, with one client for each."""
 
@@ -132,38 +156,33 @@ class STS:
         self._sleep = sleep
         self._jitter = jitter
         self._lock = threading.RLock()
-        self._clients: LRUCache[Hashable, Any] = LRUCache(_SOURCES)
+        self._clients: LRUCache[Hashable, _Client] = LRUCache(_SOURCES)
         self.calls = 0
 
     def assume_role(
         self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
     ) -> IssuedCredentials:
-        """Assume the role; where the first try fails for a passing reason and time is left, try once more.
+        """Assume the role; where the first try fails for a passing reason, try once more.
 
         Raises:
             AssumeRoleError: STS refused, or assumed another role than the one asked for.
             ConfigurationError: The call cannot be made: no credentials, no such parameter.
             STSUnavailableError: STS gave no usable answer.
         """
-        left = seconds_left()
-        if left is not None and left < _SHORTEST_TRY_SECONDS:
-            raise no_time_left(request.role_arn)
-        merged: Any = _merged(config)
-        longest_try = max(merged.connect_timeout, merged.read_timeout)
-        if left is None or left >= longest_try:
-            client = self._client(source, merged)
-        else:
-            hurried = Config(connect_timeout=left, read_timeout=left, retries=_ONE_TRY)
-            client = new_client(source, merged.merge(hurried))
-        # The caller's own retries are botocore's to make.
-        own_retries = getattr(config, "retries", None) is not None
-        more_time = left is None or left >= _TRIES * longest_try + _PAUSE_SECONDS[1]
-        for _ in range(_TRIES - 1 if more_time and not own_retries else 0):
+        client = self._client(source, _merged(config))
+        for _ in range(0 if _has_retries(config) else _TRIES - 1):
             try:
                 return self._call(client, request)
             except STSUnavailableError:
                 self._sleep(self._jitter(*_PAUSE_SECONDS))
         return self._call(client, request)
+
+    def patience(self, config: Config | None) -> float | None:
+        """Return how many seconds the tries take at the most, for an STS at one address; None where botocore tries."""
+        merged: Any = _merged(config)
+        if _has_retries(config) or None in (merged.connect_timeout, merged.read_timeout):
+            return None
+        return float(_TRIES * max(merged.connect_timeout, merged.read_timeout) + 2 * _PAUSE_SECONDS[1])
 
     def prepare(self, source: boto3.Session, config: Config | None) -> None:
         """Make the client that calls of this source session will use."""
@@ -175,12 +194,16 @@ class STS:
         self._clients = LRUCache(_SOURCES)
 
     def _client(self, source: boto3.Session, config: Config) -> Any:
-        key = source, frozen_config(config)
+        # By identity, as sessions may be of a class with its own idea of equality.
+        key = id(source), frozen_config(config)
         with self._lock:
-            client = self._clients.get(key)
-            if client is None:
-                client = self._clients[key] = new_client(source, config)
-            return client
+            if key not in self._clients:
+                client = new_client(source, config)
+                if source.get_credentials() is None:
+                    # botocore gives a client its credentials for good: kept, this one would never find any.
+                    return client
+                self._clients[key] = _Client(client, source)
+            return self._clients[key].client
 
     def _call(self, client: Any, request: AssumeRoleRequest) -> IssuedCredentials:
         with self._lock:
@@ -203,6 +226,11 @@ def _merged(config: Config | None) -> Config:
     return STS_CONFIG if config is None else STS_CONFIG.merge(config)
 
 
+def _has_retries(config: Config | None) -> bool:
+    """Say whether the caller has retries of its own, which are botocore's to make."""
+    return getattr(config, "retries", None) is not None
+
+
 def new_client(source: boto3.Session, config: Config) -> Any:
     """Return an STS client of the source session for its own Region.
 
@@ -210,11 +238,11 @@ def new_client(source: boto3.Session, config: Config) -> Any:
         ConfigurationError: The session's settings allow none.
     """
     try:
-        client = source.client("sts", config=config)
+        client: Any = source.client("sts", config=config)
         if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
             # botocore before 1.40 goes to the global endpoint; no VPC endpoint answers it, no opt-in Region trusts it.
             client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
-    except BotoCoreError as error:
+    except (BotoCoreError, ValueError) as error:
         raise ConfigurationError("source_session", f"no STS client can be made of it: {error}") from error
     return client
 
@@ -247,7 +275,7 @@ def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCrede
 
 
 def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredentials:
-    if not {"AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"} <= credentials.keys():
+    if not all(map(credentials.get, ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"))):
         raise ResponseParserError
     fields = {
         "access_key": credentials["AccessKeyId"],
@@ -303,22 +331,46 @@ def failure_of(error: Exception, request: AssumeRoleRequest) -> tuple[XacctLambd
         code, text = type(error).__name__, str(error)
         message = _diagnosis.no_answer(code, text, request)
         response = {"Error": {"Code": code, "Message": text}}
-        return STSUnavailableError(message, role_arn=role_arn, response=response), error
+        return STSUnavailableError(message, role_arn=role_arn, response=response), _without_request(error)
     if isinstance(error, botocore_exceptions.ParamValidationError):
-        report = _scrubbed(str(error), request)
-        return ConfigurationError("extra", f"botocore does not take these AssumeRole parameters: {report}"), error
-    return ConfigurationError("source_session", f"cannot call STS for {role_arn}: {error}"), error
+        problem = f"botocore does not take these AssumeRole parameters: {_without_values(str(error.kwargs['report']))}"
+        return ConfigurationError("extra", problem), ValueError("Parameter validation failed (the values are withheld)")
+    problem = f"cannot call STS for {role_arn}: {error}"
+    if isinstance(error, botocore_exceptions.NoCredentialsError | botocore_exceptions.PartialCredentialsError):
+        problem += (
+            ". boto3 looks for the caller's in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), in ~/.aws, and in the "
+            "metadata of containers and instances"
+        )
+    return ConfigurationError("source_session", problem), _without_request(error)
 
 
-_TOKEN: Final = re.compile(r"""(?i)(x-amz-(?:security|s3session)-token['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+""")
+def _without_request(error: Exception) -> Exception:
+    """Return the error as botocore makes it, but without the request, which bears the caller's token and external ID.
+
+    Its traceback and what it was raised from are left behind as well: their frames hold the request too.
+    """
+    if not isinstance(error, BotoCoreError):
+        return error
+    return type(error)(**{name: str(value) for name, value in error.kwargs.items()})
+
+
+def _without_values(report: str) -> str:
+    """Return botocore's report on parameters without the values that it quotes."""
+    told = [line.partition(", value: ")[0] for line in report.splitlines()]
+    return "; ".join(line for line in told if line.startswith(("Invalid ", "Missing ", "Unknown ")))
+
+
+_TOKEN: Final = re.compile(
+    r"""(?i)((?:x-amz-(?:security|s3session)-token|\bSecurityToken)['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+"""
+)
 
 
 def _scrubbed(text: str, request: AssumeRoleRequest) -> str:
     """Return STS's text without what it quotes of the request: the external ID, and the caller's session token."""
     if request.external_id is not None:
-        text = re.sub(
-            rf"(?<![\w+=,.@:/-]){re.escape(request.external_id)}(?![\w+=,.@:/-])", "***", text, flags=re.ASCII
-        )
+        # Where it is part of an ARN or of a longer word, it is there for another reason.
+        alone = re.compile(rf"arn:\S+|(?<![\w-]){re.escape(request.external_id)}(?![\w-])", re.ASCII)
+        text = alone.sub(lambda match: match[0] if match[0].startswith("arn:") else "***", text)
     return _TOKEN.sub(r"\1***", text)
 
 
@@ -329,7 +381,11 @@ def _without_credentials(record: logging.LogRecord) -> bool:
     """Keep AssumeRole's request and response, and every session token, out of botocore's DEBUG records."""
     if _assuming.get():
         return False
-    message = record.getMessage()
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        # The arguments do not fit the text, which logging itself reports without raising.
+        return True
     redacted = _TOKEN.sub(r"\1***", message)
     if redacted != message:
         record.msg, record.args = redacted, ()

@@ -161,6 +161,8 @@ def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
     class Issuing:
         """CountingSTS in the place of the library's own ``_sts.STS``."""
 
+        def patience(self, _config: Any) -> None: ...
+
         def assume_role(self, _source: Any, request: Any, _config: Any) -> _sts.IssuedCredentials:
             issued = sts.assume_role(DurationSeconds=request.duration_seconds)["Credentials"]
             fields = {
@@ -174,7 +176,7 @@ def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
 
     cache = _credentials.CredentialCache(Issuing(), clock=clock)
     request = _request.assume_role_request(ROLE, duration_seconds=seconds)
-    credentials = _credentials.AssumedRoleCredentials(cache, _credentials.CredentialKey(boto3.Session(), request))
+    credentials = _credentials.AssumedRoleCredentials(cache, boto3.Session(), request)
     return lambda: credentials.get_frozen_credentials().access_key
 
 

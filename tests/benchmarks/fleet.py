@@ -71,6 +71,9 @@ class STS:
         response = {"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}
         raise STSUnavailableError("Rate exceeded", role_arn=request.role_arn, response=response)
 
+    def patience(self, *_: Any) -> None:
+        """Wait for as long as it takes: time does not pass meanwhile."""
+
     def prepare(self, *_: Any) -> None:
         """Do nothing: there is no client."""
 
@@ -90,6 +93,10 @@ class Fleet(NamedTuple):
     """When each environment got its first credentials."""
 
 
+def _at_once(task: Callable[[], None]) -> None:
+    task()
+
+
 def simulate(
     starts: Iterable[float],
     *,
@@ -103,11 +110,11 @@ def simulate(
     """Run environments that begin at these instants, each with one role; the quota holds from ``short_from`` on."""
     draw = random.Random(seed)
     sts = STS(quota, short_from, draw)
-    key: Any = CredentialKey("source", assume_role_request(_ROLE, duration_seconds=seconds))  # type: ignore[arg-type]
+    key = CredentialKey(sts, assume_role_request(_ROLE, duration_seconds=seconds))  # type: ignore[arg-type] # any object
     jitters: Callable[[float, float], float] = draw.uniform if jitter else lambda low, high: high if low else 0
     # The number orders those that come at one instant: caches have no order.
     due = [
-        (start, number, CredentialCache(sts, clock=lambda: sts.now, jitter=jitters, max_roles=1))
+        (start, number, CredentialCache(sts, clock=lambda: sts.now, jitter=jitters, spawn=_at_once, max_roles=1))
         for number, start in enumerate(starts)
     ]
     heapq.heapify(due)
