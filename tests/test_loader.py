@@ -62,6 +62,22 @@ def test_own_models_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert boto3.DEFAULT_SESSION._session.get_service_data("private") == {"metadata": {}}
 
 
+def test_own_models_need_no_endpoint_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service in AWS_DATA_PATH that has a model and nothing else is one to make clients of, as in boto3."""
+    model = json.loads(json.dumps(Loader().load_service_model("sqs", "service-2")))
+    model["metadata"]["endpointPrefix"] = "private"
+    for folder in (tmp_path / "private" / "2026-01-01", tmp_path / "__pycache__"):
+        folder.mkdir(parents=True)
+    (tmp_path / "private" / "2026-01-01" / "service-2.json").write_text(json.dumps(model))
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+
+    client = assumed_session(ROLE).client("private", region_name="eu-west-1")
+
+    assert client.meta.endpoint_url == "https://private.eu-west-1.amazonaws.com"
+    assert boto3.DEFAULT_SESSION is not None
+    assert boto3.DEFAULT_SESSION.get_available_services() == sorted([*Session().get_available_services()])
+
+
 def test_what_is_no_file_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder in AWS_DATA_PATH that has the name of a model is passed over, as by botocore."""
     (tmp_path / "endpoints.json").mkdir()

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import boto3
 import botocore.session
+from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from botocore.loaders import JSONFileLoader, Loader, create_loader, instance_cache
 
 _OF_EVERY_SERVICE: Final = ("service-2", "endpoint-rule-set-1")
@@ -41,15 +42,26 @@ def bare_loader() -> Loader:
 class _Loader(Loader):
     """botocore's loader without its walk.
 
-    To learn which services there are, botocore looks into each of 400 folders; a list of the folders will do.
+    To learn which services there are, botocore looks into each of 400 folders. A list of the folders will do, and a
+    look into the one whose model is asked for.
     """
 
-    @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own, for methods of its loaders
+    @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own
+    def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
+        try:
+            self.list_api_versions(service_name, type_name)
+        except DataNotFoundError as error:
+            # botocore does without some models, such as the endpoint rules of a service that has none.
+            known = ", ".join(super().list_available_services(type_name))
+            raise UnknownServiceError(service_name=service_name, known_service_names=known) from error
+        return super().load_service_model(service_name, type_name, api_version)
+
+    @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own
     def list_available_services(self, type_name: str) -> list[str]:
         if type_name not in _OF_EVERY_SERVICE:
             return super().list_available_services(type_name)
         folders = (entry for path in filter(os.path.isdir, self.search_paths) for entry in os.scandir(path))
-        return sorted({entry.name for entry in folders if entry.is_dir()})
+        return sorted({entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(("_", "."))})
 
 
 class _FileLoader(JSONFileLoader):
