@@ -365,3 +365,19 @@ def test_what_cannot_be_called(sts: PickySTS) -> None:
 def test_no_roles_at_all(sts: PickySTS) -> None:
     """An empty list is an empty result."""
     assert assumed_sessions([]) == {}
+
+
+def test_what_a_function_raised_is_named(sts: PickySTS) -> None:
+    """The message on failures has the class of what the function raised, and the first is the cause."""
+
+    def fail(_session: boto3.Session, account_id: str) -> None:
+        raise {"000000000001": KeyError("Buckets"), "000000000002": AssertionError()}[account_id]
+
+    roles = [f"arn:aws:iam::{number:012}:role/Auditor" for number in (2, 1)]
+    with pytest.raises(PartialFailureError) as caught:
+        for_each_account(fail, roles)
+
+    assert str(caught.value) == (
+        f"2 of 2 roles failed:\n- {roles[0]}: AssertionError\n- {roles[1]}: KeyError: 'Buckets'"
+    )
+    assert isinstance(caught.value.__cause__, AssertionError)

@@ -172,6 +172,25 @@ def test_another_default_session_is_noticed() -> None:
     assert client.meta.region_name == "eu-west-1"
 
 
+def test_a_default_session_that_is_replaced_meanwhile_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where boto3's default session is replaced just while clients are made, the next event looks up once more."""
+    boto3.setup_default_session()
+    real = _sessions.AssumedSession.client
+
+    def client(self, *args, **kwargs):
+        if self.region_name == "eu-west-1":
+            boto3.setup_default_session(region_name="us-east-1")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(_sessions.AssumedSession, "client", client)
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return sqs.meta.region_name
+
+    assert [handler(EVENT, CONTEXT) for _ in range(2)] == ["eu-west-1", "us-east-1"]
+
+
 # --- What the caller passes -------------------------------------------------------------------------------------------
 
 

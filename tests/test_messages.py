@@ -20,6 +20,12 @@ def takes_s3(event, context, *, s3): ...
 def takes_s3_first(s3, event, context): ...
 
 
+def forgets_the_context(event, s3): ...
+
+
+async def waits(session, account_id): ...
+
+
 def inject(handler: Any = takes_s3, role_arn: Any = ROLE, **options: Any) -> Any:
     return assume_role(role_arn, **options)(handler)
 
@@ -27,6 +33,7 @@ def inject(handler: Any = takes_s3, role_arn: Any = ROLE, **options: Any) -> Any
 NAMES = {name: getattr(module, name) for module in (xacct_lambda, events, policy) for name in module.__all__}
 NAMES |= {"ROLE": ROLE, "OTHER_ROLE": OTHER_ROLE}
 NAMES |= {"inject": inject, "takes_s3": takes_s3, "takes_s3_first": takes_s3_first}
+NAMES |= {"forgets_the_context": forgets_the_context, "waits": waits}
 
 SAID = r"""
 >>> assumed_session("Reader")
@@ -164,7 +171,23 @@ resources: 's3' is injected twice: give one of the two another name with a mappi
 >>> inject(clients=["s3", "ec2"])
 clients: takes_s3(event, context, *, s3) has no parameter 'ec2': add it, as in (event, context, *, ec2)
 >>> inject(takes_s3_first, clients=["s3"])
-clients: takes_s3_first(s3, event, context) does not take 's3' by keyword alone: put it after a *
+clients: takes_s3_first(s3, event, context) does not take 's3' by keyword alone: put it after a *, as in
+(event, context, *, s3)
+>>> inject(forgets_the_context, clients=["s3"])
+clients: forgets_the_context(event, s3) does not take 's3' by keyword alone: put it after a *, as in
+(event, context, *, s3)
+>>> inject(takes_s3, session="event")
+session: takes_s3(event, context, *, s3) does not take 'event' by keyword alone: put it after a *, as in
+(event, context, *, event)
+>>> inject(takes_s3, clients={"context": "s3"})
+clients: takes_s3(event, context, *, s3) does not take 'context' by keyword alone: put it after a *, as in
+(event, context, *, context)
+>>> inject(resources=["ec2"])
+resources: takes_s3(event, context, *, s3) has no parameter 'ec2': add it, as in (event, context, *, ec2)
+>>> inject(session="reader")
+session: takes_s3(event, context, *, s3) has no parameter 'reader': add it, as in (event, context, *, reader)
+>>> inject(client=["s3"])
+client: no such option; did you mean 'clients'?
 >>> inject(inject(clients=["s3"]), clients=["s3"])
 clients: 's3' is injected twice into takes_s3(event, context): give one of the two another name
 >>> inject(classmethod(takes_s3), clients=["s3"])
@@ -218,6 +241,12 @@ max_workers: 51 is not a whole number from 1 to 50
 return_exceptions: 'no' is not True or False
 >>> assumed_sessions(ROLE)
 role_arns: a list of ARNs is needed
+>>> assumed_sessions([ROLE], max_worker=5)
+max_worker: no such option; did you mean 'max_workers'?
+>>> for_each_account(waits, [ROLE])
+function: boto3 is not asynchronous, and nobody would await what it returns
+>>> for_each_account(print, [ROLE], context={"account": "222222222222"})
+context: a Lambda context is needed, not dict
 >>> for_each_account(print, [7])
 role_arns: a list of ARNs is needed
 

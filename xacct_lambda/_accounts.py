@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, Unpack, overload
@@ -12,7 +13,7 @@ import boto3
 from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._options import AssumeRoleOptions, checked_options, session_for
 from xacct_lambda._request import role_arn_parts
-from xacct_lambda._sts import CONNECTIONS, invocation, no_time_left, seconds_left
+from xacct_lambda._sts import CONNECTIONS, invocation, lambda_context, no_time_left, seconds_left
 from xacct_lambda.exceptions import ConfigurationError, PartialFailureError
 
 _logger = logging.getLogger(__name__)
@@ -114,18 +115,11 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     Arguments and errors are those of :func:`assumed_sessions`; what ``function`` raises counts as that role's failure
     and costs no other role.
     """
-    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= CONNECTIONS:
-        raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {CONNECTIONS}")
-    if not isinstance(return_exceptions, bool):
-        raise ConfigurationError("return_exceptions", f"{return_exceptions!r} is not True or False")
-    if not callable(function):
-        raise ConfigurationError("function", f"{function!r} cannot be called")
-    if progress is not None and not callable(progress):
-        raise ConfigurationError("progress", f"{progress!r} cannot be called")
+    _check(function, max_workers=max_workers, return_exceptions=return_exceptions, context=context, progress=progress)
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
     failures: dict[str, Exception] = {}
     allowed = AllowedRoles(allowed_roles)
-    checked = checked_options(options)
+    checked = checked_options(options, others=_ManyRolesOptions.__annotations__)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
     token = invocation.set(invocation.get() if context is None else context)
@@ -152,11 +146,27 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
         pool.shutdown(cancel_futures=True)
         invocation.reset(token)
     if failures and not return_exceptions:
-        raise PartialFailureError(
-            results={role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failures},
-            failures={role_arn: failures[role_arn] for role_arn in outcomes if role_arn in failures},
-        )
+        in_order = {role_arn: failures[role_arn] for role_arn in outcomes if role_arn in failures}
+        results = {role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failures}
+        raise PartialFailureError(in_order, results) from next(iter(in_order.values()))
     return outcomes
+
+
+def _check(
+    function: object, *, max_workers: object, return_exceptions: object, context: object, progress: object
+) -> None:
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= CONNECTIONS:
+        raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {CONNECTIONS}")
+    if not isinstance(return_exceptions, bool):
+        raise ConfigurationError("return_exceptions", f"{return_exceptions!r} is not True or False")
+    if not callable(function):
+        raise ConfigurationError("function", f"{function!r} cannot be called")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError("function", "boto3 is not asynchronous, and nobody would await what it returns")
+    if context is not None and not hasattr(lambda_context(context), "get_remaining_time_in_millis"):
+        raise ConfigurationError("context", f"a Lambda context is needed, not {type(context).__name__}")
+    if progress is not None and not callable(progress):
+        raise ConfigurationError("progress", f"{progress!r} cannot be called")
 
 
 def _listed(role_arns: Iterable[str]) -> list[str]:

@@ -88,9 +88,9 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
     """
     if not isinstance(prefetch, bool | None):
         raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")
-    plan = _Plan(
-        role_arn, _injections(clients, resources, session, options.get("source_session")), allowed_roles, options
-    )
+    checked = checked_options(options, others=("allowed_roles", "clients", "prefetch", "resources", "session"))
+    injections = _injections(clients, resources, session, options.get("source_session"))
+    plan = _Plan(role_arn, injections, allowed_roles, checked)
 
     def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
         wrapper = _wrap(handler, plan)
@@ -147,7 +147,7 @@ class _Plan:
         role_arn: str | Callable[..., str],
         injections: Mapping[str, _Injection],
         allowed_roles: Iterable[str] | None,
-        options: AssumeRoleOptions,
+        options: Mapping[str, Any],
     ) -> None:
         self.names = injections.keys()
         self._injections = injections
@@ -160,7 +160,11 @@ class _Plan:
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
             )
         self._role_arn = role_arn if callable(role_arn) else self._allowed.checked(role_arn)
-        self._options = checked_options(options)
+        self._options = options
+
+    def argument_of(self, name: str) -> str:
+        """Return the decorator's argument that asks for an injection."""
+        return {"client": "clients", "resource": "resources"}.get(self._injections[name].kind, "session")
 
     @property
     def role(self) -> PlannedRole:
@@ -198,10 +202,11 @@ class _Plan:
         return passed | self._taken(self._session(*positional), missing) if missing else passed
 
     def _look_up(self) -> dict[str, Any]:
-        # The epoch is read first: should it change meanwhile, the next call looks up once more.
-        epoch = _sessions.state.epoch
+        # Both are read first: should one change meanwhile, the next call looks up once more.
+        epoch, default_session = _sessions.state.epoch, boto3.DEFAULT_SESSION
         injected = self._taken(self._session(), self.names)
-        self._memory.lookup = _Lookup(epoch, boto3.DEFAULT_SESSION, injected)
+        # There was none before the first look-up, which makes it.
+        self._memory.lookup = _Lookup(epoch, default_session or boto3.DEFAULT_SESSION, injected)
         return injected
 
     def _taken(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
@@ -224,7 +229,7 @@ def _wrap(handler: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
         raise ConfigurationError(
             "handler", f"a {type(handler).__name__} cannot be called; decorate the function below it"
         )
-    signature = _signature_without(handler, plan.names)
+    signature = _signature_without(handler, plan)
     inject = plan.inject
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -260,27 +265,29 @@ def _plans_of(handler: Callable[..., Any]) -> tuple[_Plan, ...]:
     return getattr(handler, "__xacct_lambda__", ())
 
 
-def _signature_without(handler: Callable[..., Any], names: Iterable[str]) -> inspect.Signature:
+def _signature_without(handler: Callable[..., Any], plan: _Plan) -> inspect.Signature:
     """Return the handler's signature as its callers see it; refuse a handler that does not take what is injected."""
     signature = inspect.signature(handler)
     described = f"{getattr(handler, '__qualname__', type(handler).__name__)}{signature}"
     parameters = signature.parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name in names:
-        if any(name in plan.names for plan in _plans_of(handler)):
+    for name in plan.names:
+        argument = plan.argument_of(name)
+        if any(name in below.names for below in _plans_of(handler)):
             raise ConfigurationError(
-                "clients", f"{name!r} is injected twice into {described}: give one of the two another name"
+                argument, f"{name!r} is injected twice into {described}: give one of the two another name"
             )
         if name not in parameters and not takes_any:
             raise ConfigurationError(
-                "clients",
+                argument,
                 f"{described} has no parameter {name!r}: add it, as in (event, context, *, {name})",
             )
-        if name in parameters and not _passable(name, parameters, names):
+        if name in parameters and not _passable(name, parameters, plan.names):
+            form = f"(event, context, *, {name})"
             raise ConfigurationError(
-                "clients", f"{described} does not take {name!r} by keyword alone: put it after a *"
+                argument, f"{described} does not take {name!r} by keyword alone: put it after a *, as in {form}"
             )
-    return signature.replace(parameters=[parameter for name, parameter in parameters.items() if name not in names])
+    return signature.replace(parameters=[parameter for name, parameter in parameters.items() if name not in plan.names])
 
 
 def _passable(name: str, parameters: Mapping[str, inspect.Parameter], names: Iterable[str]) -> bool:
@@ -288,7 +295,11 @@ def _passable(name: str, parameters: Mapping[str, inspect.Parameter], names: Ite
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
         return True
-    after = list(parameters)[list(parameters).index(name) :]
+    place = list(parameters).index(name)
+    before, after = list(parameters)[:place], list(parameters)[place:]
+    if len([other for other in before if other not in names]) == 1:
+        # Lambda passes two arguments by position: the event, and in this parameter's place the context.
+        return False
     return parameters[name].kind is positional and all(
         other in names
         for other in after

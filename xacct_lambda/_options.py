@@ -39,8 +39,12 @@ class AssumeRoleOptions(TypedDict, total=False):
     sts_config: Config | None
 
 
-def checked_options(options: AssumeRoleOptions) -> dict[str, Any]:
+def checked_options(options: AssumeRoleOptions, *, others: Iterable[str] = ()) -> dict[str, Any]:
     """Validate the options that are no callables; return all options, the validated ones in canonical form.
+
+    Args:
+        options: As they were passed.
+        others: What else may have been meant by an option that does not exist.
 
     Raises:
         ConfigurationError: An option is unknown, breaks a rule, or is a callable where none is taken.
@@ -50,7 +54,7 @@ def checked_options(options: AssumeRoleOptions) -> dict[str, Any]:
     unknown = checked.keys() - AssumeRoleOptions.__annotations__.keys()
     if unknown:
         name = min(unknown)
-        raise ConfigurationError(name, f"no such option{nearest(name, AssumeRoleOptions.__annotations__)}")
+        raise ConfigurationError(name, f"no such option{nearest(name, [*AssumeRoleOptions.__annotations__, *others])}")
     for name in ("source_session", "sts_config"):
         if name in checked and name not in fixed:
             raise ConfigurationError(name, "cannot depend on the event, or on the role")

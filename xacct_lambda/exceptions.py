@@ -97,7 +97,7 @@ class STSUnavailableError(_STSError):
 
 
 class PartialFailureError(XacctLambdaError):
-    """Some of many roles failed. The message lists each with its diagnosis.
+    """Some of many roles failed. The message lists each with its diagnosis; the first failure is the cause.
 
     Attributes:
         failures: The exception of each role that failed, by role ARN.
@@ -111,10 +111,16 @@ class PartialFailureError(XacctLambdaError):
         self.results = results
 
     def __str__(self) -> str:
-        listed = "".join(f"\n- {role_arn}: {error}" for role_arn, error in self.failures.items())
+        listed = "".join(f"\n- {role_arn}: {_told(error)}" for role_arn, error in self.failures.items())
         return f"{len(self.failures)} of {len(self.failures) + len(self.results)} roles failed:{listed}"
 
     __repr__ = __str__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.failures, {})
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message; with its class where that is not the library's, as in ``KeyError: 'Buckets'``."""
+    is_own = isinstance(error, XacctLambdaError)
+    return str(error) if is_own else f"{type(error).__name__}: {error}".removesuffix(": ")
