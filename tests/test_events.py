@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -144,6 +144,13 @@ def test_templates_are_checked_at_decoration(template: str, values: Any) -> None
     """A template that yields no role ARN, or whose names have no callables, fails the init phase."""
     with pytest.raises(ConfigurationError):
         role_for(template, **values)
+
+
+def test_events_need_not_be_dictionaries() -> None:
+    """A field is read off any mapping, such as the data classes of Powertools, as off a dictionary."""
+    event = MappingProxyType({"detail": MappingProxyType({"tenant": "blue"})})
+
+    assert event_field("detail.tenant")(event, None) == "blue"
 
 
 @pytest.mark.parametrize("path", ["", "detail..tenant", "detail.", 7, None])

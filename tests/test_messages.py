@@ -6,11 +6,12 @@ import doctest
 from typing import Any
 
 import boto3
+import botocore.session
 import pytest
 from conftest import OTHER_ROLE, ROLE
 
 import xacct_lambda
-from xacct_lambda import assume_role, events, policy
+from xacct_lambda import assume_role, assumed_session, events, policy
 from xacct_lambda.exceptions import ConfigurationError
 
 
@@ -31,7 +32,7 @@ def inject(handler: Any = takes_s3, role_arn: Any = ROLE, **options: Any) -> Any
 
 
 NAMES = {name: getattr(module, name) for module in (xacct_lambda, events, policy) for name in module.__all__}
-NAMES |= {"ROLE": ROLE, "OTHER_ROLE": OTHER_ROLE}
+NAMES |= {"botocore": botocore, "ROLE": ROLE, "OTHER_ROLE": OTHER_ROLE}
 NAMES |= {"inject": inject, "takes_s3": takes_s3, "takes_s3_first": takes_s3_first}
 NAMES |= {"forgets_the_context": forgets_the_context, "waits": waits}
 
@@ -60,6 +61,12 @@ role_session_name: 'orders fn' is refused by STS, which takes 2 to 64 letters, d
 source_identity: 'a' is refused by STS, which takes 2 to 64 letters, digits or _+=,.@-
 >>> assumed_session(ROLE, external_id="a b")
 external_id: refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-
+>>> assumed_session(ROLE, external_id=12345)
+external_id: a string is needed, not int
+>>> assumed_session(ROLE, role_session_name=12345)
+role_session_name: a string is needed, not int
+>>> assumed_session(ROLE, duration_seconds=900.0)
+duration_seconds: an int or a timedelta is needed, not float
 >>> assumed_session(ROLE, duration_seconds=60)
 duration_seconds: 60 is refused by STS, which takes whole seconds from 900 to 43200 (at most 3600 where the caller is
 itself an assumed role, as every Lambda function is)
@@ -108,6 +115,10 @@ extra: TokenCode: MFA is not supported, as nobody types a code into a function
 extra: Tags has an argument of its own: tags
 >>> assumed_session(ROLE, extra={"tags": []})
 extra: 'tags' is not the name of an AssumeRole parameter
+>>> assumed_session(ROLE, extra={1: "a"})
+extra: a string is needed, not int
+>>> assumed_session(ROLE, extra={"Novelty": "x" * 30_000})
+extra: 30014 characters of JSON; 20480 are taken at most
 >>> assumed_session(ROLE, extra={"Novelty": object()})
 extra: the values must be strings, numbers, booleans, lists and mappings
 
@@ -115,10 +126,14 @@ extra: the values must be strings, numbers, booleans, lists and mappings
 region_name: 'no region' is not the name of a Region
 >>> assumed_session(ROLE, source_session="default")
 source_session: a boto3.Session is needed, not str
+>>> assumed_session(ROLE, source_session=botocore.session.Session())
+source_session: a boto3.Session is needed, not botocore.session.Session
 >>> assumed_session(ROLE, source_session=assumed_session(ROLE), duration_seconds=7200)
 duration_seconds: role chaining allows 3600 at most, and source_session is an assumed role
 >>> assumed_session(ROLE, sts_config={})
 sts_config: a botocore.config.Config is needed, not dict
+>>> assumed_session(ROLE, min_ttl_seconds="600")
+min_ttl_seconds: a number or a timedelta is needed, not str
 >>> assumed_session(ROLE, min_ttl_seconds=3541)
 min_ttl_seconds: 3541 is not within 0 to 3540, a minute less than duration_seconds
 >>> cache_resize(max_roles=0)
@@ -252,8 +267,10 @@ role_arns: a list of ARNs is needed
 
 >>> event_field("detail.tenant")({"detail": {"tenant": "../Admin"}}, None)
 event: event field 'detail.tenant' is not a name: 1 to 128 letters, digits or _+=,.@-
+>>> event_field("detail.tenant")({"detail": {"tennant": "blue"}}, None)
+event: event field 'detail.tenant' is not there
 >>> tenant_id()({}, None)
-event: context.tenant_id is not a name: 1 to 128 letters, digits or _+=,.@-
+event: context.tenant_id is not there
 >>> eventbridge_account()({"account": "2222"}, None)
 event: event field 'account' is not an account's 12 digits
 >>> api_caller_account()({}, None)
@@ -271,6 +288,8 @@ template: 'arn:aws:iam::222222222222:role/{name!r}': names alone stand in braces
 template: 'arn:aws:iam::222222222222:role/{name:>9}': names alone stand in braces, without ! and :
 >>> role_for("arn:aws:iam::222222222222:role/{name}", name="blue")
 name: a callable is needed, as of xacct_lambda.events; text goes into the template
+>>> role_for("arn:aws:iam::222222222222:role/{name}", name=tenant_id)
+name: tenant_id has to be called: tenant_id(…)
 >>> event_field("detail..tenant")
 path: 'detail..tenant' is not a path: keys with dots between them, as in detail.tenant
 >>> tenant_id()({})
@@ -325,3 +344,24 @@ def test_message(example: doctest.Example) -> None:
     assert str(caught.value).startswith(f"{caught.value.argument}: ")
     assert caught.value.args == (caught.value.argument, caught.value.problem)
     assert boto3.DEFAULT_SESSION is None or "assumed_session" in example.source, "no session is made to refuse"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"role_arn": "x" * 10_000},
+        {"region_name": "x" * 10_000},
+        {"min_ttl_seconds": 10**1000},
+        {"duration_seconds": 10**1000},
+        {"extra": {"x" * 10_000: 1}},
+        {"tags": {"x" * 10_000: ""}},
+        {"role_session_name": "x" * 10_000},
+    ],
+    ids=lambda arguments: "".join(arguments),
+)
+def test_messages_are_short(arguments: dict[str, Any]) -> None:
+    """What an event holds may be megabytes; a message shows 200 characters of it."""
+    with pytest.raises(ConfigurationError) as caught:
+        assumed_session(**{"role_arn": ROLE, **arguments})
+
+    assert len(str(caught.value)) < 600

@@ -239,7 +239,7 @@ def test_a_role_arn_is_made_of_its_parts(partition: str, account_id: str, path: 
 
 def test_no_role_is_made_up_of_a_name_that_none_has() -> None:
     """What looks like a session of a role, but for a letter that IAM does not know, is not taken for one."""
-    with pytest.raises(ConfigurationError, match="Write arn:aws:iam::ACCOUNT:role/NAME"):
+    with pytest.raises(ConfigurationError, match="It is the ARN of something else"):
         role_arn_parts("arn:aws:sts::222222222222:assumed-role/Réader/me")
 
 
@@ -311,6 +311,13 @@ def test_what_is_not_a_role_arn_is_refused(role_arn: Any) -> None:
         ("arn:aws:iam::222222222222:role/teams/*", "Name one role"),
         ("arn:aws:iam::222222222222:role/*/Reader", "Name one role"),
         ("arn:aws:iam::222222222222:role/team?/Reader", "Name one role"),
+        ("arn:aws:iam::222222222222:role/Reader ", "White space stands before or after it"),
+        ("\narn:aws:iam::222222222222:role/Reader", "White space stands before or after it"),
+        (f"arn:aws:iam::222222222222:role/teams/{'r' * 65}", "A role's name has 64 characters at most"),
+        ("arn:aws:iam::222222222222:user/me", "only roles can be assumed"),
+        ("arn:aws:iam::222222222222:roles/Reader", "only roles can be assumed"),
+        ("arn:aws:lambda:eu-west-1:222222222222:function:orders", "only roles can be assumed"),
+        ("arn:aws:iam::2222:role/Reader", "with the 12 digits of the account"),
     ],
 )
 def test_usual_mistakes_in_role_arns_are_explained(role_arn: str, advice: str) -> None:
@@ -370,6 +377,14 @@ def test_usual_mistakes_in_role_arns_are_explained(role_arn: str, advice: str) -
         ("extra", {"RoleArn": ROLE}),
         ("extra", {"ExternalId": "x"}),
         ("extra", {"Novelty": object()}),
+        ("extra", {"Novelty": "\ud800"}),
+        ("extra", {"Novelty": "x" * 20_467}),
+        ("extra", []),
+        ("extra", ""),
+        ("tags", []),
+        ("tags", ""),
+        ("tags", 0),
+        ("policy", {"Statement": "\ud800"}),
     ],
 )
 def test_values_that_sts_would_refuse(argument: str, value: Any) -> None:
@@ -381,7 +396,7 @@ def test_values_that_sts_would_refuse(argument: str, value: Any) -> None:
     assert str(caught.value).startswith(f"{argument}: ")
 
 
-@pytest.mark.parametrize("external_id", ["x", "x" * 1225, "hush hush", "hush#", "hush\n", 12])
+@pytest.mark.parametrize("external_id", ["x", "x" * 1225, "hush hush", "hush#", "hush\n"])
 def test_a_bad_external_id_is_not_repeated(external_id: Any) -> None:
     """The message on a bad external ID does not hold it."""
     with pytest.raises(ConfigurationError) as caught:
@@ -520,3 +535,24 @@ def test_several_policy_arns_that_claim_to_be_equal() -> None:
 
 def canonical(parameters: dict[str, Any]) -> str:
     return json.dumps(parameters, sort_keys=True)
+
+
+def test_extra_may_be_as_long_as_five_contexts() -> None:
+    """Further parameters may have 20,480 characters of JSON, with which five contexts have their room."""
+    assert assume_role_request(ROLE, extra={"Novelty": "x" * 20_466}).extra
+
+
+def test_names_of_further_parameters_are_taken_by_their_characters() -> None:
+    """A string that says it is another name than it holds does not bring in a parameter that has an argument."""
+
+    class Liar(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return False
+
+        def __hash__(self) -> int:
+            return 0
+
+    with pytest.raises(ConfigurationError, match="ExternalId has an argument of its own"):
+        assume_role_request(ROLE, extra={Liar("ExternalId"): "smuggled"})

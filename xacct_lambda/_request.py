@@ -32,12 +32,16 @@ _EXTERNAL_ID: Final = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _EXTRA_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9]*", re.ASCII)
 
 # What an event holds may be megabytes, or nested as deep as the stack: a message shows so much of it.
-_shown: Final = reprlib.Repr()
-_shown.maxstring = _shown.maxother = _shown.maxlong = 200
+_repr: Final = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 200
+shown: Final = _repr.repr
 
 _ROLE_ARN_LENGTH: Final = range(20, 2049)
+_ROLE_NAME_LENGTH: Final = 64
 _DURATION: Final = range(900, 43201)
 _POLICY_CHARACTERS: Final = 2048
+_EXTRA_CHARACTERS: Final = 20_480
+"""No rule of STS, which takes five contexts of 2048 characters in ``ProvidedContexts``: what is held has its bounds."""
 _POLICY_ARNS: Final = 10
 _TAGS: Final = 50
 _TAG_KEY_LENGTH: Final = range(1, 129)
@@ -136,7 +140,7 @@ def assume_role_request(  # noqa: PLR0913 - one argument for each parameter of t
     Raises:
         ConfigurationError: An argument breaks one of STS's rules.
     """
-    tag_pairs = _tags(tags or {})
+    tag_pairs = _tags({} if tags is None else tags)
     canonical_policy = None if policy is None else _policy(policy)
     arns = _policy_arns(policy_arns)
     if len(canonical_policy or "") + sum(map(len, arns)) > _POLICY_CHARACTERS:
@@ -161,7 +165,7 @@ def assume_role_request(  # noqa: PLR0913 - one argument for each parameter of t
         policy_arns=arns,
         tags=tag_pairs,
         transitive_tag_keys=_transitive_tag_keys(transitive_tag_keys, dict(tag_pairs)),
-        extra=_extra(extra or {}),
+        extra=_extra({} if extra is None else extra),
     )
 
 
@@ -184,9 +188,7 @@ def role_arn_parts(role_arn: str) -> RoleARN:
     """
     match = _ROLE_ARN.fullmatch(role_arn) if isinstance(role_arn, str) else None
     if match is None or len(match[0]) not in _ROLE_ARN_LENGTH:
-        raise ConfigurationError(
-            "role_arn", f"{_shown.repr(role_arn)} is not the ARN of a role. {_arn_advice(role_arn)}"
-        )
+        raise ConfigurationError("role_arn", f"{shown(role_arn)} is not the ARN of a role. {_arn_advice(role_arn)}")
     return RoleARN(match[0], match["partition"], match["account"], f"/{match['path']}", match["name"])
 
 
@@ -197,22 +199,37 @@ def _arn_advice(role_arn: object) -> str:
         return (
             f"It is a session of a role; the role's ARN is arn:{session[1]}:iam::{session[2]}:role/[PATH/]{session[3]}"
         )
-    if "*" in text or "?" in text:
-        return "Name one role; patterns belong in allowed_roles"
-    if re.fullmatch(r"arn:aws[a-z-]*:iam:::role/.*", text):
-        return "The account is missing: it stands between the two colons before 'role/'"
-    return "Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and the path if the role has one"
+    mistakes = {
+        "White space stands before or after it": text != text.strip(),
+        "Name one role; patterns belong in allowed_roles": "*" in text or "?" in text,
+        "The account is missing: it stands between the two colons before 'role/'": re.match(
+            r"arn:aws[a-z-]*:iam:::role/", text
+        ),
+        "It is the ARN of something else, and only roles can be assumed": re.match(
+            r"arn:aws[a-z-]*:(?:iam::[0-9]{12}:(?!role/)|(?!iam:)[a-z0-9-]+:)", text
+        ),
+        f"A role's name has {_ROLE_NAME_LENGTH} characters at most": len(text.rpartition("/")[2]) > _ROLE_NAME_LENGTH,
+    }
+    form = "Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and the path if the role has one"
+    return next((advice for advice, applies in mistakes.items() if applies), form)
 
 
 def _matching(argument: str, value: str, pattern: re.Pattern[str], rule: str) -> str:
-    match = pattern.fullmatch(value) if isinstance(value, str) else None
+    _check_string(argument, value)
+    match = pattern.fullmatch(value)
     if match is None:
-        raise ConfigurationError(argument, f"{_shown.repr(value)} is refused by STS, which takes {rule}")
+        raise ConfigurationError(argument, f"{shown(value)} is refused by STS, which takes {rule}")
     return match[0]
 
 
+def _check_string(argument: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ConfigurationError(argument, f"a string is needed, not {type(value).__name__}")
+
+
 def _external_id(value: str) -> str:
-    match = _EXTERNAL_ID.fullmatch(value) if isinstance(value, str) else None
+    _check_string("external_id", value)
+    match = _EXTERNAL_ID.fullmatch(value)
     if match is None:
         # The value stays out of the message: an external ID is shared with the other account alone.
         raise ConfigurationError("external_id", "refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-")
@@ -220,11 +237,13 @@ def _external_id(value: str) -> str:
 
 
 def _duration(value: int | timedelta) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | timedelta):
+        raise ConfigurationError("duration_seconds", f"an int or a timedelta is needed, not {type(value).__name__}")
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(value, bool) or not isinstance(value, int | timedelta) or seconds not in _DURATION:
+    if seconds not in _DURATION:
         raise ConfigurationError(
             "duration_seconds",
-            f"{_shown.repr(value)} is refused by STS, which takes whole seconds from {_DURATION[0]} to {_DURATION[-1]} "
+            f"{shown(value)} is refused by STS, which takes whole seconds from {_DURATION[0]} to {_DURATION[-1]} "
             "(at most 3600 where the caller is itself an assumed role, as every Lambda function is)",
         )
     return int(seconds)
@@ -245,7 +264,9 @@ def _policy(value: str | Mapping[str, Any]) -> str:
 def _canonical_json(document: object) -> str:
     text = json.dumps(document, default=_as_dict, sort_keys=True, separators=(",", ":"), allow_nan=False)
     # The keys 1 and "1" of a Python mapping are one key in JSON.
-    json.loads(text, object_pairs_hook=_without_duplicates)
+    parsed = json.loads(text, object_pairs_hook=_without_duplicates)
+    # Half a character, which JSON can write, cannot be sent.
+    json.dumps(parsed, ensure_ascii=False).encode()
     return text
 
 
@@ -276,12 +297,12 @@ def _tags(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     if not isinstance(values, Mapping):
         raise ConfigurationError("tags", "a mapping of tag keys to values is needed")
     pairs = [
-        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {_shown.repr(key)}", value, _TAG_VALUE_LENGTH))
+        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {shown(key)}", value, _TAG_VALUE_LENGTH))
         for key, value in values.items()
     ]
     for key, _ in pairs:
         if key.lower().startswith("aws:"):
-            raise ConfigurationError("tags", f"{_shown.repr(key)}: keys that start with 'aws:' are AWS's own")
+            raise ConfigurationError("tags", f"{shown(key)}: keys that start with 'aws:' are AWS's own")
     if len(pairs) > _TAGS:
         raise ConfigurationError("tags", f"{len(pairs)} tags; STS takes at most {_TAGS}")
     if len({key.lower() for key, _ in pairs}) < len(pairs):
@@ -306,7 +327,7 @@ def _transitive_tag_keys(values: Iterable[str], tags: Mapping[str, str]) -> tupl
     keys = strings("transitive_tag_keys", values)
     for key in keys:
         if key not in tags:
-            raise ConfigurationError("transitive_tag_keys", f"{_shown.repr(key)} is not among the tags")
+            raise ConfigurationError("transitive_tag_keys", f"{shown(key)} is not among the tags")
     return keys
 
 
@@ -328,16 +349,24 @@ def _plain(text: str) -> str:
 def _extra(values: Mapping[str, Any]) -> str:
     if not isinstance(values, Mapping):
         raise ConfigurationError("extra", "a mapping of AssumeRole parameters to values is needed")
-    for name in values:
+    for name in map(_plain_name, values):
         if name in {"SerialNumber", "TokenCode"}:
             raise ConfigurationError("extra", f"{name}: MFA is not supported, as nobody types a code into a function")
         if name in _ARGUMENT_OF:
             raise ConfigurationError("extra", f"{name} has an argument of its own: {_ARGUMENT_OF[name]}")
-        if not isinstance(name, str) or not _EXTRA_NAME.fullmatch(name):
-            raise ConfigurationError("extra", f"{name!r} is not the name of an AssumeRole parameter")
+        if not _EXTRA_NAME.fullmatch(name):
+            raise ConfigurationError("extra", f"{shown(name)} is not the name of an AssumeRole parameter")
     try:
-        return _canonical_json(values)
+        text = _canonical_json(values)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             "extra", "the values must be strings, numbers, booleans, lists and mappings"
         ) from error
+    if len(text) > _EXTRA_CHARACTERS:
+        raise ConfigurationError("extra", f"{len(text)} characters of JSON; {_EXTRA_CHARACTERS} are taken at most")
+    return text
+
+
+def _plain_name(name: object) -> str:
+    _check_string("extra", name)
+    return str.__str__(name)

@@ -21,7 +21,7 @@ from cachetools import LRUCache
 
 from xacct_lambda._credentials import MANDATORY_SECONDS, AssumedRoleCredentials, CredentialCache, CredentialKey
 from xacct_lambda._loader import setup_default_session
-from xacct_lambda._request import AssumeRoleRequest, assume_role_request
+from xacct_lambda._request import AssumeRoleRequest, assume_role_request, shown
 from xacct_lambda._sts import STS, frozen_config
 from xacct_lambda.exceptions import ConfigurationError
 
@@ -326,7 +326,8 @@ def check_session_options(
     if region_name is not None:
         check_region("region_name", region_name)
     if source_session is not None and not isinstance(source_session, boto3.Session):
-        raise ConfigurationError("source_session", f"a boto3.Session is needed, not {type(source_session).__name__}")
+        kind = f"{type(source_session).__module__}.{type(source_session).__qualname__}".removeprefix("builtins.")
+        raise ConfigurationError("source_session", f"a boto3.Session is needed, not {kind}")
     if isinstance(source_session, AssumedSession) and request.duration_seconds > _CHAINED_SECONDS:
         raise ConfigurationError(
             "duration_seconds",
@@ -336,9 +337,14 @@ def check_session_options(
         raise ConfigurationError("sts_config", f"a botocore.config.Config is needed, not {type(sts_config).__name__}")
     seconds = min_ttl_seconds.total_seconds() if isinstance(min_ttl_seconds, timedelta) else min_ttl_seconds
     longest = request.duration_seconds - MANDATORY_SECONDS
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= longest:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ConfigurationError(
-            "min_ttl_seconds", f"{min_ttl_seconds!r} is not within 0 to {longest}, a minute less than duration_seconds"
+            "min_ttl_seconds", f"a number or a timedelta is needed, not {type(min_ttl_seconds).__name__}"
+        )
+    if not 0 <= seconds <= longest:
+        raise ConfigurationError(
+            "min_ttl_seconds",
+            f"{shown(min_ttl_seconds)} is not within 0 to {longest}, a minute less than duration_seconds",
         )
     return float(seconds)
 
@@ -354,7 +360,7 @@ def check_region(argument: str, region_name: Any) -> None:
         # botocore's pattern ends in $, which lets a line break pass.
         if not region_name.endswith("\n"):
             return
-    raise ConfigurationError(argument, f"{region_name!r} is not the name of a Region")
+    raise ConfigurationError(argument, f"{shown(region_name)} is not the name of a Region")
 
 
 def cache_info() -> CacheInfo:

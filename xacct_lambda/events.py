@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from xacct_lambda._request import role_arn_parts
@@ -99,6 +99,8 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
             raise ConfigurationError(
                 name, "a callable is needed, as of xacct_lambda.events; text goes into the template"
             )
+        if value in _FACTORIES:
+            raise ConfigurationError(name, f"{value.__name__} has to be called: {value.__name__}(…)")
     if names != values.keys():
         raise ConfigurationError(
             "template", f"{template!r} and the values name different things: {names ^ values.keys()}"
@@ -126,12 +128,14 @@ def _reads(read: Callable[[Any, Any], str]) -> FromEvent:
 
 def _dig(value: object, keys: list[str]) -> object:
     for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
 def _name(what: str, value: object) -> str:
     match = _NAME.fullmatch(value) if isinstance(value, str) else None
+    if value is None:
+        raise ConfigurationError("event", f"{what} is not there")
     if match is None:
         # The value is the sender's: it is not repeated where logs are read.
         raise ConfigurationError("event", f"{what} is not a name: 1 to 128 letters, digits or _+=,.@-")
@@ -143,3 +147,6 @@ def _account(what: str, value: object) -> str:
     if match is None:
         raise ConfigurationError("event", f"{what} is not an account's 12 digits")
     return match[0]
+
+
+_FACTORIES: Final[tuple[object, ...]] = (event_field, tenant_id, eventbridge_account, api_caller_account)
