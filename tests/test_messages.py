@@ -326,9 +326,9 @@ principal_arn: '*' is not the ARN of a role. Name one role; patterns belong in a
 >>> trust_policy(ROLE, external_id="a b")
 external_id: refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-
 >>> trust_policy(ROLE, organization_id="acme")
-organization_id: 'acme' is not the ID of an organization (o-…)
+organization_id: 'acme' is not the ID of an organization: o- and 10 to 32 letters or digits
 >>> trust_policy(ROLE, organization_id=7)
-organization_id: 7 is not the ID of an organization (o-…)
+organization_id: 7 is not the ID of an organization: o- and 10 to 32 letters or digits
 """
 
 

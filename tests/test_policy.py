@@ -106,7 +106,13 @@ def test_organization_is_demanded_of_every_action():
     """With an organization, every statement of the trust policy demands that the caller belong to it."""
     policy = trust_policy(EXECUTION_ROLE, organization_id="o-a1b2c3d4e5", tags={"team": "orders"}, external_id="our-id")
     assert conditions(policy) == {
-        "sts:AssumeRole": {"StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5", "sts:ExternalId": "our-id"}},
+        "sts:AssumeRole": {
+            "StringEquals": {
+                "aws:PrincipalOrgID": "o-a1b2c3d4e5",
+                "sts:ExternalId": "our-id",
+                "aws:RequestTag/team": "orders",
+            }
+        },
         "sts:TagSession": {
             "StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5", "aws:RequestTag/team": "orders"},
             "ForAllValues:StringEquals": {"aws:TagKeys": ["team"]},
@@ -147,6 +153,23 @@ def test_neither_tags_nor_source_identity_unless_sent(policy):
 def test_tags_need_tag_session_on_both_sides(policy, tags, condition):
     """Session tags take sts:TagSession on both sides, kept to their keys and, unless these are ``*``, their values."""
     assert conditions(policy(EXECUTION_ROLE, tags=tags))["sts:TagSession"] == condition
+
+
+@pytest.mark.parametrize(
+    ("tags", "condition"),
+    [
+        (
+            {"team": "orders", "tenant": "*"},
+            {"StringEquals": {"aws:RequestTag/team": "orders"}, "StringLike": {"aws:RequestTag/tenant": "?*"}},
+        ),
+        ({"tenant": "*", "*": "*"}, {"StringLike": {"aws:RequestTag/tenant": "?*"}}),
+        ({"*": "*"}, None),
+    ],
+)
+def test_the_role_demands_its_tags(tags, condition):
+    """A call without the tags, or with an empty one where any value will do, gets no session that is nobody's."""
+    assert conditions(trust_policy(EXECUTION_ROLE, tags=tags))["sts:AssumeRole"] == condition
+    assert conditions(permissions_policy(EXECUTION_ROLE, tags=tags))["sts:AssumeRole"] is None
 
 
 @pytest.mark.parametrize("policy", [permissions_policy, trust_policy])
@@ -270,6 +293,35 @@ def test_command_takes_every_option(capsys):
     }
 
 
+def test_command_is_told_the_tags_of_an_event(capsys, handlers):
+    """Where a handler's tags depend on the event, ``--tag`` says which they are, and the role demands them."""
+    handler = handlers(f"""
+@assume_role("{ROLE}", clients=["s3"], tags=lambda event, context: {{"tenant": event["tenant"]}})
+def handler(event, context, *, s3): ...
+""")
+    assert command("--from-handler", handler, "--tag", "tenant", "--format", "json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["trust_policy"] == trust_policy(EXECUTION_ROLE, tags={"tenant": "*"})
+    assert printed["permissions_policy"] == permissions_policy(ROLE, tags={"tenant": "*"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--role-arn", "Reader"], "--role-arn: 'Reader' is not the ARN"),
+        (["--role-arn", ROLE, "--tag", "a!"], "--tag: the key may hold"),
+        (["--role-arn", ROLE, "--external-id", "a b"], "--external-id: refused by STS"),
+        (["--role-arn", ROLE, "--organization-id", "o-abc"], "--organization-id: 'o-abc' is not"),
+        (["--role-arn", ROLE, "--execution-role-arn", "me"], "--execution-role-arn: 'me' is not the ARN"),
+        (["--from-handler", "lambda_function"], "--from-handler: 'lambda_function' is not MODULE:FUNCTION, as in"),
+    ],
+)
+def test_command_names_its_own_options(capsys, arguments, said):
+    """What is wrong is said of the option that was given, by its name."""
+    assert command(*arguments) == 2
+    assert capsys.readouterr().err.startswith(f"xacct-lambda policy: {said}")
+
+
 def test_command_reads_a_handler(capsys, handlers):
     """Roles, tags and source identity are read off a decorated handler; one that depends on the event may be any."""
     handler = handlers(
@@ -362,8 +414,8 @@ def test_plan_shows_no_secret():
     [
         ([], "--role-arn: needed, or --from-handler"),
         (["--from-handler", "no_such_module:handler"], "No module named 'no_such_module'"),
-        (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION of a handler"),
-        (["--from-handler", ":handler"], "is not MODULE:FUNCTION of a handler"),
+        (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION, as in"),
+        (["--from-handler", ":handler"], "is not MODULE:FUNCTION, as in"),
         (["--role-arn", "arn:aws-cn:iam::222222222222:role/Reader"], "in another partition"),
         (["--role-arn", "Reader"], "is not the ARN of a role"),
     ],

@@ -9,7 +9,7 @@ import operator
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from xacct_lambda._handler import PlannedRole
@@ -20,6 +20,8 @@ from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
 HELP: Final = "print the permissions policy of the execution role and the trust policy of the role it assumes"
 
 _NAME: Final = "xacct-lambda"
+_ANY_TAG: Final = "*"
+"""The key of a handler's tags that depend on the event."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY[=VALUE]",
         action="append",
         default=[],
-        help="session tag to allow, with any value if none is given; * for any tags; may be repeated",
+        help="session tag to demand, with any value if none is given; * for any tags; may be repeated",
     )
     parser.add_argument("--format", choices=sorted(_FORMATS), default="text", help="default: %(default)s")
 
@@ -51,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         print(_FORMATS[arguments.format](_policies(arguments)))
     except ConfigurationError as error:
-        print(f"xacct-lambda policy: {error}", file=sys.stderr)
+        option = _OPTION_OF.get(error.argument, f"--{error.argument.strip('-').replace('_', '-')}")
+        print(f"xacct-lambda policy: {option}: {error.problem}", file=sys.stderr)
         return 2
     return 0
 
@@ -115,10 +118,13 @@ def _wanted(arguments: argparse.Namespace) -> list[PlannedRole]:
             PlannedRole(arn, arguments.external_id is not None, arguments.source_identity, tags, is_chained=False)
             for arn in arguments.role_arn
         ]
-    if arguments.tag or arguments.source_identity:
+    planned = _planned_roles(arguments.from_handler)
+    if arguments.source_identity or (arguments.tag and not any(_ANY_TAG in role.tags for role in planned)):
         raise ConfigurationError("--from-handler", "the handler says which tags and source identity it sends")
     wanted = []
-    for role in _planned_roles(arguments.from_handler):
+    for role in planned:
+        if arguments.tag and _ANY_TAG in role.tags:
+            role = role._replace(tags=dict(_tag(text) for text in arguments.tag))  # noqa: PLW2901 - the same, known better
         if role.is_chained:
             raise ConfigurationError(
                 "--from-handler",
@@ -131,13 +137,20 @@ def _wanted(arguments: argparse.Namespace) -> list[PlannedRole]:
     return wanted
 
 
+_OPTION_OF: Final = {"principal_arn": "--execution-role-arn", "tags": "--tag"}
+
+
 def _tag(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     return key, value if separator else "*"
 
 
-def _planned_roles(name: str) -> Iterable[PlannedRole]:
+def _planned_roles(name: str) -> list[PlannedRole]:
     module_name, _, function_name = name.partition(":")
+    if "" in {module_name, function_name}:
+        raise ConfigurationError(
+            "--from-handler", f"{name!r} is not MODULE:FUNCTION, as in lambda_function:lambda_handler"
+        )
     if "" not in sys.path:
         # As under "python -m": the handler's module is looked for in the working directory.
         sys.path.insert(0, "")

@@ -68,8 +68,8 @@ def trust_policy(
         external_id: What the caller must send as ``sts:ExternalId``.
         organization_id: The AWS organization (``o-…``) that the caller's account must belong to.
         source_identity: The source identity that the caller may set; ``*`` for any.
-        tags: The session tags that the caller may pass, each of which is then demanded of a call that passes any; ``*``
-            as a value for any, and as a key for any tags at all.
+        tags: The session tags that the caller passes, each of which is demanded of every call; ``*`` as a value for
+            any but an empty one, and as a key for any tags at all, none included.
 
     Raises:
         ConfigurationError: An argument breaks a rule of STS, or of principals.
@@ -80,18 +80,24 @@ def trust_policy(
     if organization_id is not None and not (
         isinstance(organization_id, str) and _ORGANIZATION_ID.fullmatch(organization_id)
     ):
-        raise ConfigurationError("organization_id", f"{organization_id!r} is not the ID of an organization (o-…)")
+        raise ConfigurationError(
+            "organization_id",
+            f"{organization_id!r} is not the ID of an organization: o- and 10 to 32 letters or digits",
+        )
     of_caller = _equals({"aws:PrincipalOrgID": organization_id})
-    of_action = {"sts:AssumeRole": _equals({"sts:ExternalId": external_id})}
+    actions = _actions(source_identity, tags)
+    named = {f"aws:RequestTag/{key}": value for key, value in (tags or {}).items() if key != _ANY}
+    # STS documents the external ID as a key of AssumeRole alone. Tags are demanded there too: a call that brings none
+    # needs no TagSession, and would get a session that is no tenant's.
+    of_action = {"sts:AssumeRole": _all_of(_equals({"sts:ExternalId": external_id}), _equals(named, of_any="?*"))}
     return {
         "Version": _VERSION,
         "Statement": [
             _statement(
                 {"Principal": {"AWS": principal_arn}, "Action": action},
-                # STS documents the external ID as a key of AssumeRole alone.
                 _all_of(of_caller, of_action.get(action, {}), condition),
             )
-            for action, condition in _actions(source_identity, tags).items()
+            for action, condition in actions.items()
         ],
     }
 
@@ -140,10 +146,10 @@ def _check_principal(principal_arn: str) -> None:
         raise ConfigurationError("principal_arn", error.problem + hint) from error
 
 
-def _equals(values: Mapping[str, str | None]) -> _Condition:
-    """Return the condition that these keys have these values: none for None, any value for ``*``."""
+def _equals(values: Mapping[str, str | None], *, of_any: str = _ANY) -> _Condition:
+    """Return the condition that these keys have these values: no condition for None, a pattern for ``*``."""
     exact = {key: value for key, value in values.items() if value not in {None, _ANY}}
-    present = {key: value for key, value in values.items() if value == _ANY}
+    present = {key: of_any for key, value in values.items() if value == _ANY}
     return {operator: keys for operator, keys in (("StringEquals", exact), ("StringLike", present)) if keys}
 
 
