@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 from scripted_sts import CALLER, drop, hang, refuse, scripted_sts
 
 from xacct_lambda import check
@@ -208,7 +209,19 @@ def test_something_else_answers(sts, capsys, status, body):
     printed = capsys.readouterr().out
     assert titles(printed)["reach STS"] == "no"
     assert "is not STS" in printed
-    assert sts.actions == ["unsigned"]
+    assert sts.actions == ["unsigned", "GetCallerIdentity"]
+
+
+def test_motos_server(monkeypatch, capsys):
+    """A local AWS that tells services apart by the signature alone is reached as well."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        assert main(["check", "--role-arn", ROLE]) == 0
+    finally:
+        server.stop()
+    assert titles(capsys.readouterr().out)["assume role"] == ROLE
 
 
 def test_sts_hangs(sts, capsys):
@@ -290,11 +303,21 @@ def test_test_event(sts):
     assert json.loads(json.dumps(report)) == report
 
 
-@pytest.mark.parametrize("event", [{}, {"role_arn": ROLE, "source_session": "other"}, {"role_arn": ROLE, "rol": 1}])
-def test_test_event_that_is_none(event):
-    """An event without a role, or with what a test event cannot hold, is refused."""
-    with pytest.raises(ConfigurationError, match="argument"):
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (None, 'event: the arguments of assumed_session are needed, as in {"role_arn": "arn:…"}'),
+        ({}, "role_arn: needed: the role to assume"),
+        ({"key1": "value1"}, "key1: no argument of this"),
+        ({"role_arn": ROLE, "source_session": "other"}, "source_session: no argument of this; did you mean"),
+        ({"role_arn": ROLE, "region_nam": 1}, "region_nam: no argument of this; did you mean 'region_name'?"),
+    ],
+)
+def test_test_event_that_is_none(event, said):
+    """An event without a role, or with what a test event cannot hold, is refused by its name."""
+    with pytest.raises(ConfigurationError) as caught:
         check.lambda_handler(event, None)
+    assert str(caught.value).startswith(said)
 
 
 def documented():

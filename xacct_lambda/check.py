@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +18,10 @@ import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.parsers import ResponseParserError
 
 from xacct_lambda import assumed_session
+from xacct_lambda._options import nearest
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
@@ -107,6 +110,8 @@ def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     Raises:
         ConfigurationError: The event's arguments are not those of ``assumed_session``, or break a rule of STS.
     """
+    if not isinstance(event, Mapping):
+        raise ConfigurationError("event", 'the arguments of assumed_session are needed, as in {"role_arn": "arn:…"}')
     return _report(list(check(boto3.Session(), **event)))
 
 
@@ -168,10 +173,13 @@ class _Questions:
 
     def __init__(self, source: boto3.Session, arguments: dict[str, Any]) -> None:
         of_request = {name: value for name, value in arguments.items() if name not in _OF_SESSION}
-        try:
-            self.request: AssumeRoleRequest = assume_role_request(**of_request)
-        except TypeError as error:
-            raise ConfigurationError("arguments", str(error)) from error
+        known = inspect.signature(assume_role_request).parameters.keys()
+        for name in of_request:
+            if name not in known:
+                raise ConfigurationError(name, f"no argument of this{nearest(name, known | _OF_SESSION)}")
+        if "role_arn" not in arguments:
+            raise ConfigurationError("role_arn", "needed: the role to assume")
+        self.request: AssumeRoleRequest = assume_role_request(**of_request)
         self._source = source
         self._session = assumed_session(source_session=source, **arguments)
         self._expires_at: Any = None
@@ -191,12 +199,10 @@ class _Questions:
 
     def reach_sts(self) -> str:
         try:
-            self._unsigned.get_caller_identity()
-        except ClientError as error:
-            # What is not signed is refused: so STS was reached, whoever the caller is.
-            is_of_sts = "Error" in error.response
-            if not is_of_sts or error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
-                raise
+            _probe(self._unsigned)
+        except (ResponseParserError, KeyError, ValueError):
+            # moto's server, a local AWS, tells which service is asked by the signature.
+            _probe(self._signed)
         return str(self._unsigned.meta.endpoint_url)
 
     def caller(self) -> str:
@@ -216,6 +222,17 @@ class _Questions:
     def lifetime(self) -> int:
         left: timedelta = self._expires_at - datetime.now(UTC)
         return round(left.total_seconds())
+
+
+def _probe(client: Any) -> None:
+    """Ask STS who the caller is; pass what it refuses, as to what is not signed: so it was reached."""
+    try:
+        client.get_caller_identity()
+    except ClientError as error:
+        if "Error" not in error.response:
+            raise ResponseParserError from error
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
+            raise
 
 
 def _identity(client: Any) -> str:
