@@ -17,6 +17,8 @@ from botocore.exceptions import (
     EndpointConnectionError,
     HTTPClientError,
     MetadataRetrievalError,
+    ProxyConnectionError,
+    SSLError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -484,18 +486,21 @@ REGIONAL = "https://sts.eu-west-1.amazonaws.com/"
         (EndpointConnectionError(endpoint_url=REGIONAL), "a NAT gateway, or an interface endpoint for STS"),
         (ConnectTimeoutError(endpoint_url="https://sts.cn-north-1.amazonaws.com.cn/"), "(com.amazonaws.REGION.sts)"),
         (ConnectionClosedError(endpoint_url=REGIONAL), f'from endpoint URL: "{REGIONAL}". A function in a VPC needs'),
+        (SSLError(endpoint_url=REGIONAL, error="self-signed certificate"), "the certificates that AWS_CA_BUNDLE names"),
+        (ProxyConnectionError(proxy_url="http://proxy:3128"), "the proxy that HTTPS_PROXY names"),
         (CredentialRetrievalError(provider="sso", error_msg="no"), "The caller's own credentials"),
         (MetadataRetrievalError(error_msg="no"), "The caller's own credentials"),
         (ResponseParserError("<html>"), "What answered"),
     ],
-    ids=["time-out", "no route", "elsewhere", "closed", "no credentials", "no metadata", "not STS"],
+    ids=["time-out", "no route", "elsewhere", "closed", "TLS", "proxy", "no credentials", "no metadata", "not STS"],
 )
 def test_no_answer(error, said):
     """A call without an answer says what a VPC needs, and says it only where the network is in question."""
     raised, _ = _sts.failure_of(error, request())
     assert isinstance(raised, STSUnavailableError)
     assert said in str(raised)
-    assert ("VPC" in str(raised)) == isinstance(error, ConnectionError | HTTPClientError)
+    is_of_network = isinstance(error, ConnectionError | HTTPClientError)
+    assert ("VPC" in str(raised)) == (is_of_network and not isinstance(error, SSLError | ProxyConnectionError))
 
 
 def client_error(code, text, status=403):

@@ -95,6 +95,35 @@ class TestAccounts:
         with pytest.raises(ConfigurationError, match="12 digits"):
             aws.account(account_id)
 
+    def test_a_change_holds_at_once(self, aws):
+        """A role that was refused is assumed as soon as its policies allow it: no refusal is remembered."""
+        with pytest.raises(AssumeRoleError):
+            assumed_session(NEXT).client("sts").get_caller_identity()
+        aws.role(NEXT)
+        with pytest.raises(AssumeRoleError):
+            assumed_session(NEXT).client("sts").get_caller_identity()
+        aws.grant(permissions(NEXT))
+
+        assert assumed_session(NEXT).client("sts").get_caller_identity()["Account"] == "333333333333"
+
+    @pytest.mark.parametrize("execution_role", ["arn:aws:iam::111111111111:role/fn", "role/fn", "/fn", 7])
+    def test_an_execution_role_is_named(self, execution_role):
+        """The execution role is given by its name and path, not by its ARN."""
+        with pytest.raises(ConfigurationError, match="is not a name, with its path if it has one"):
+            CrossAccountAWS(execution_role=execution_role)
+
+    @pytest.mark.parametrize("seconds", [3599, 43201, "3600"])
+    def test_a_roles_longest_session(self, aws, seconds):
+        """A role's longest session is within what IAM takes."""
+        with pytest.raises(ConfigurationError, match=r"^max_session_duration: .* is not within 3600 to 43200"):
+            aws.role(NEXT, max_session_duration=seconds)
+
+    @pytest.mark.parametrize("trust", [{}, {"Statement": []}])
+    def test_a_trust_policy_has_a_statement(self, aws, trust):
+        """A trust policy without a statement is refused, as by IAM."""
+        with pytest.raises(ConfigurationError, match="trust: a trust policy has a statement"):
+            aws.role(NEXT, trust=trust)
+
     def test_roles_chain(self, aws):
         """The session of one role may assume the next, if that one's policies say so too."""
         aws.role(NEXT, trust={"Statement": {**trust(READER)}})

@@ -368,6 +368,11 @@ class CredentialCache:
             self._forget_all()
         self._sts.forget_clients()
 
+    def forget_refusals(self) -> None:
+        """Have the next signature of a role that was refused ask STS again."""
+        with self._lock:
+            self._refused.clear()
+
     def after_fork(self) -> None:
         """Make the copy in a forked child usable: new locks, no attempt under way, no shared connection."""
         if not self._lock.acquire(blocking=False):

@@ -81,6 +81,11 @@ def no_answer(code: str, text: str, request: AssumeRoleRequest, *, region_name: 
             f"What answered for {request.role_arn} is not STS: {text}. Look at what stands in its place (endpoint_url, "
             "AWS_ENDPOINT_URL, a proxy)"
         )
+    if code in {"SSLError", "ProxyConnectionError"}:
+        return (
+            f"No answer from STS for {request.role_arn}: {text.removesuffix('.')}. Look at what is between: the proxy "
+            "that HTTPS_PROXY names, or the certificates that AWS_CA_BUNDLE names"
+        )
     host = _STS_HOST.search(text)
     region = region_name or (host["region"] if host else "REGION")
     return (

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AssumeRoleCall", "CrossAccountAWS", "FaultySTS", "LambdaContext", "isolated_cache"]
 
+_SESSION_DURATION: Final = range(3600, 43201)
+"""Seconds that IAM takes for a role's longest session."""
+
 _logger = logging.getLogger(__name__)
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -76,6 +79,11 @@ def _forget_credentials() -> None:
         # Those that nobody has used yet have nothing to forget, and wait for the garbage collector in numbers.
         if cache.counts().misses:
             cache.forget()
+
+
+def _forget_refusals() -> None:
+    for cache in list(_credential_caches):
+        cache.forget_refusals()
 
 
 class _IsolatedCache:
@@ -303,6 +311,8 @@ class CrossAccountAWS:
         self.home_account: str = _checked_account("home_account", home_account)
         self.function_name = function_name
         self.region_name = region_name
+        if not isinstance(execution_role, str) or execution_role.startswith(("arn:", "role/", "/")):
+            raise ConfigurationError("execution_role", f"{execution_role!r} is not a name, with its path if it has one")
         self._execution_role = execution_role
         self._organization_id = organization_id
         self._strict = strict
@@ -379,16 +389,22 @@ class CrossAccountAWS:
             The ARN.
 
         Raises:
-            ConfigurationError: Not the ARN of a role, or a policy that IAM does not take.
+            ConfigurationError: Not the ARN of a role, a policy that IAM does not take, or a duration outside 3600 to
+                43200.
         """
         from xacct_lambda import _testing_moto  # noqa: PLC0415 - see __enter__
 
         role_arn_parts(role_arn)
+        if max_session_duration not in _SESSION_DURATION:
+            raise ConfigurationError("max_session_duration", f"{max_session_duration!r} is not within 3600 to 43200")
         document = _trust("AWS", self.execution_role_arn) if trust is None else _document("trust", trust)
+        if not statements_of(document):
+            raise ConfigurationError("trust", "a trust policy has a statement")
         for statement in statements_of(document):
             if not statement.keys() & {"Principal", "NotPrincipal"} or "Resource" in statement:
                 raise ConfigurationError("trust", "each statement of a trust policy has a Principal and no Resource")
         _testing_moto.put_role(role_arn, json.dumps(document), max_session_duration)
+        _forget_refusals()
         return role_arn
 
     def grant(self, policy: str | Mapping[str, Any], *, role_arn: str | None = None) -> None:
@@ -404,6 +420,7 @@ class CrossAccountAWS:
         from xacct_lambda import _testing_moto  # noqa: PLC0415 - see __enter__
 
         _testing_moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
+        _forget_refusals()
 
     def _decide(self, parameters: AssumeRoleParameters, caller: Caller, permissions: list[str]) -> None:
         from xacct_lambda import _testing_moto, _testing_sts  # noqa: PLC0415 - see __enter__
