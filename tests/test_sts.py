@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import pickle
 import re
 import socket
@@ -18,7 +19,7 @@ import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError
 from conftest import OTHER_ROLE, ROLE
 from scripted_sts import (
     SERVER_FAULT,
@@ -497,6 +498,34 @@ def test_no_credentials_to_call_with(monkeypatch: pytest.MonkeyPatch, server: Sc
     assert server.calls == []
 
 
+def test_credentials_that_come_later(monkeypatch: pytest.MonkeyPatch, server: ScriptedSTS) -> None:
+    """What failed for want of credentials works as soon as the source session finds some: nothing is kept of it."""
+    keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    for name in keys:
+        monkeypatch.delenv(name)
+    client = assumed_session(ROLE).client("sts")
+    with pytest.raises(ConfigurationError, match=r"boto3 looks for the caller's in the environment") as caught:
+        client.get_caller_identity()
+    assert isinstance(caught.value.__cause__, NoCredentialsError)
+
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+
+    assert client.get_caller_identity()["Account"] == "222222222222"
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:9", "https://"])
+def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch, server: ScriptedSTS, url: str) -> None:
+    """An address of STS that is no URL is named as the source session's setting."""
+    source = boto3.Session()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+
+    with pytest.raises(ConfigurationError, match=f"no STS client can be made of it: .*{url}") as caught:
+        sign(assumed_session(ROLE, source_session=source))
+
+    assert caught.value.argument == "source_session"
+
+
 def test_settings_that_make_no_client(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
     """Settings that botocore makes no STS client of are named as the source session's."""
     monkeypatch.setenv("AWS_RETRY_MODE", "nonsense")
@@ -525,6 +554,44 @@ def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) 
 
     assert caught.value.argument == "extra"
     assert server.calls == []
+
+
+def test_values_of_further_parameters_are_not_repeated(server: ScriptedSTS, sts: STS) -> None:
+    """Where botocore does not take a further parameter, the message names it and its type, and not its value."""
+    contexts = [
+        {"ProviderArn": "arn:aws:iam::aws:contextProvider/IdentityCenter", "ContextAssertion": {"hush": "hush"}}
+    ]
+
+    with pytest.raises(ConfigurationError) as caught:
+        assume(sts, extra={"ProvidedContexts": contexts, "Novelty": "hush"})
+
+    assert "Invalid type for parameter ProvidedContexts[0].ContextAssertion" in str(caught.value)
+    assert 'Unknown parameter in input: "Novelty"' in str(caught.value)
+    assert "hush" not in f"{caught.value} {caught.value.__cause__}"
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "trouble", [drop, garble("<html>issued-secret-key</html>"), refuse("AccessDenied", "no"), THROTTLE]
+)
+def test_what_is_chained_holds_no_request(
+    server: ScriptedSTS, monkeypatch: pytest.MonkeyPatch, sts: STS, trouble: Any
+) -> None:
+    """From no error can one get to the request that was sent, whose headers have the caller's token in them."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "callers-token")
+    server.always = trouble
+
+    with pytest.raises(XacctLambdaError) as caught:
+        assume(sts, external_id="hush-hush")
+
+    found, reached = [caught.value], ""
+    for error in found:
+        found += [one for one in (error.__cause__, error.__context__) if one is not None and one not in found]
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if error is not caught.value]
+        reached += f"{vars(error)} {error.args} {[frame.f_locals for frame in frames]}"
+        reached += str(getattr(error, "request", None) and error.request.headers)
+    assert len(found) > 1
+    assert [secret for secret in (*SECRETS, "hush-hush") if secret in reached] == []
 
 
 def test_a_chained_role_fails_with_the_first_roles_error(server: ScriptedSTS) -> None:
@@ -644,6 +711,23 @@ def test_no_secret_is_logged_or_told(
     everything = caplog.text + records + told + repr(session) + repr(session.get_credentials())
     assert "botocore" in caplog.text
     assert [secret for secret in SECRETS if secret in everything] == []
+
+
+def test_a_token_in_a_query_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Signature version 2 puts the token into the query, which botocore logs: three asterisks stand for it."""
+    caplog.set_level(logging.DEBUG, logger="botocore.auth")
+
+    logging.getLogger("botocore.auth").debug("String to sign: %s", "SecurityToken=issued%2Ftoken&Signature=x")
+
+    assert caplog.messages == ["String to sign: SecurityToken=***&Signature=x"]
+
+
+def test_records_whose_arguments_do_not_fit() -> None:
+    """What others log wrongly on a logger that is looked into is left for logging to report."""
+    record = logging.LogRecord("botocore.endpoint", logging.DEBUG, __file__, 1, "%d", ("x",), None)
+
+    assert logging.getLogger("botocore.endpoint").filter(record)
+    assert record.args == ("x",)
 
 
 def test_debug_records_of_other_requests_stay(server: ScriptedSTS, caplog: pytest.LogCaptureFixture) -> None:
