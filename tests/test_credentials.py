@@ -730,14 +730,14 @@ def test_callers_are_told_apart_by_identity(cache: CredentialCache, kind: type[b
     assert keys[0] != KEY.request
 
 
-def test_a_caller_that_is_gone_is_nobody_else(cache: CredentialCache) -> None:
-    """What is held keeps no source session alive, and what a session that is gone had is nobody else's."""
-    gone = CredentialKey(boto3.Session(), KEY.request)
+def test_callers_that_are_gone_are_nobody(cache: CredentialCache) -> None:
+    """What is held keeps no source session alive, and what sessions that are gone had is nobody else's."""
+    one, other = (CredentialKey(boto3.Session(), KEY.request) for _ in range(2))
     gc.collect()
 
-    assert gone.source is None
-    assert gone == gone  # noqa: PLR0124 - the cache's own look-up
-    assert gone != CredentialKey(SOURCE, KEY.request)
+    assert one.source is other.source is None
+    assert one != other
+    assert one != CredentialKey(SOURCE, KEY.request)
 
 
 def test_keys_print_no_external_id() -> None:

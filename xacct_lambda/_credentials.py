@@ -103,11 +103,9 @@ class CredentialKey:
 
     def __eq__(self, other: object) -> bool:
         # Not the sessions' own equality: they may be of a class for which all sessions in a Region are equal.
-        return isinstance(other, CredentialKey) and self._has_source_of(other) and self.request == other.request
-
-    def _has_source_of(self, other: CredentialKey) -> bool:
-        source = self._source()
-        return self._source is other._source or (source is not None and source is other._source())
+        is_same = isinstance(other, CredentialKey) and self.source is other.source and self.request == other.request
+        # Two that are gone were not the same for that.
+        return is_same and self.source is not None
 
     def __hash__(self) -> int:
         return self._hash
