@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
 from conftest import OTHER_ROLE, ROLE
 from scripted_sts import (
     SERVER_FAULT,
@@ -36,7 +36,7 @@ from scripted_sts import (
 
 from xacct_lambda import assumed_session, cache_info
 from xacct_lambda._request import assume_role_request
-from xacct_lambda._sts import STS, frozen_config, invocation, seconds_left
+from xacct_lambda._sts import STS, failure_of, frozen_config, invocation, seconds_left
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 REFUSAL = (
@@ -554,6 +554,23 @@ def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) 
 
     assert caught.value.argument == "extra"
     assert server.calls == []
+
+
+def test_what_is_told_of_further_parameters() -> None:
+    """Of botocore's report on parameters all is told but the values, which may run over several lines."""
+    report = (
+        'Missing required parameter in ProvidedContexts[0]: "ProviderArn"\n'
+        "Invalid length for parameter Novelty, value: hush\nhush, hush, valid min length: 4\n"
+        'Unknown parameter in input: "Novelties", must be one of: RoleArn'
+    )
+    error, cause = failure_of(ParamValidationError(report=report), REQUEST)
+
+    assert str(error) == (
+        "extra: botocore does not take these AssumeRole parameters: "
+        'Missing required parameter in ProvidedContexts[0]: "ProviderArn"; Invalid length for parameter Novelty; '
+        'Unknown parameter in input: "Novelties", must be one of: RoleArn'
+    )
+    assert str(cause) == "Parameter validation failed (the values are withheld)"
 
 
 def test_values_of_further_parameters_are_not_repeated(server: ScriptedSTS, sts: STS) -> None:
