@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -41,6 +42,16 @@ def test_the_readmes_code_runs(number: int) -> None:
     exec(compile(blocks(README, "python")[number], "README.md", "exec"), namespace)  # noqa: S102 - the point
 
     assert cache_info().sts_calls == 0
+
+
+def test_the_readmes_handler_takes_an_empty_bucket() -> None:
+    """Of a bucket without objects the README's handler returns an empty list: S3's answer has no ``Contents`` then."""
+    namespace: dict[str, Any] = {}
+    exec(compile(blocks(README, "python")[0], "README.md", "exec"), namespace)  # noqa: S102 - the point
+    s3 = Mock()
+    s3.list_objects_v2.return_value = {"KeyCount": 0}
+
+    assert namespace["lambda_handler"]({"bucket": "empty"}, None, s3=s3) == []
 
 
 def test_the_readmes_statements_are_the_articles() -> None:

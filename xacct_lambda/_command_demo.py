@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 def lambda_handler(event: dict[str, str], context: object, *, s3: Any) -> list[str]:
     """Do what the README's handler does."""
     listing = s3.list_objects_v2(Bucket=event["bucket"])
-    return [item["Key"] for item in listing["Contents"]]
+    return [item["Key"] for item in listing.get("Contents", [])]
 
 
 def article_handler(event: dict[str, str], _context: object) -> list[str]:
@@ -67,7 +67,7 @@ def article_handler(event: dict[str, str], _context: object) -> list[str]:
         aws_session_token=credentials["SessionToken"],
     )
     listing = s3.list_objects_v2(Bucket=event["bucket"])
-    return [item["Key"] for item in listing["Contents"]]
+    return [item["Key"] for item in listing.get("Contents", [])]
 
 
 def _set_up(aws: CrossAccountAWS) -> None:
