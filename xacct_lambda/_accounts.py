@@ -51,7 +51,7 @@ def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for
 ) -> dict[str, Any]:
     """Assume many roles at the same time; return their sessions, credentials at hand, in the order of ``role_arns``.
 
-    One bad role never costs the others. 50 roles take about as long as four after one another.
+    One bad role never costs the others. 50 roles take about as long as three after one another.
 
     Args:
         role_arns: ARNs of the roles; one that stands there twice is assumed once.
@@ -112,8 +112,22 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
 ) -> dict[str, Any]:
     """Call ``function(session, account_id)`` for each role, in threads; return what each returned, by role ARN.
 
-    Arguments and errors are those of :func:`assumed_sessions`; what ``function`` raises counts as that role's failure
-    and costs no other role.
+    What ``function`` raises counts as that role's failure and costs no other role.
+
+    Args:
+        function: Called in a thread for each role, with its session, credentials at hand, and the 12 digits of its
+            account. A call that has begun is not interrupted.
+        role_arns: ARNs of the roles; one that stands there twice is worked on once.
+        allowed_roles: As in :func:`assumed_sessions`, as are all that follow.
+        max_workers: How many roles are worked on at a time, 1 to 50; by default 32.
+        return_exceptions: Put the exception of a role that failed in the place of its result, rather than raise.
+        context: The Lambda context: no role is begun that cannot end before the invocation does.
+        progress: Called with each ARN and its result or exception as soon as there is one, in the calling thread.
+        options: Those of :func:`assumed_session`, for all roles; most may be a callable over the role's ARN.
+
+    Raises:
+        PartialFailureError: At least one role failed. It holds the results of the others.
+        ConfigurationError: An argument that is the same for all roles breaks a rule.
     """
     _check(function, max_workers=max_workers, return_exceptions=return_exceptions, context=context, progress=progress)
     outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))

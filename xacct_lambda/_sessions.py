@@ -264,13 +264,14 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the A
         role_session_name: Name of the role session, as CloudTrail shows it; 2 to 64 characters. By default the name of
             the Lambda function, ``xacct-lambda`` elsewhere.
         external_id: What the role's trust policy demands as ``sts:ExternalId``; 2 to 1224 characters.
-        source_identity: Identity that persists through role chaining; the trust policy must allow
-            ``sts:SetSourceIdentity``.
+        source_identity: Identity that persists through role chaining; the caller's policies and the role's trust policy
+            must both allow ``sts:SetSourceIdentity``.
         duration_seconds: Life of the credentials, 900 to 43200 seconds. STS refuses more than 3600 where the caller is
             itself an assumed role, as every Lambda function is (role chaining).
         policy: Session policy, a JSON text or the document itself; the session may do what both it and the role allow.
         policy_arns: ARNs of up to 10 managed policies that act as session policies.
-        tags: Up to 50 session tags; the trust policy must allow ``sts:TagSession``.
+        tags: Up to 50 session tags; the caller's policies and the role's trust policy must both allow
+            ``sts:TagSession``.
         transitive_tag_keys: Keys among ``tags`` that persist through role chaining.
         region_name: Region of the session; by default the source session's. STS is called in the source session's.
         source_session: Session that calls STS; by default boto3's default session. An assumed session chains roles.

@@ -1,7 +1,11 @@
 """What an event may decide: callables for ``@assume_role`` that read the common places of an event and its context.
 
 >>> @assume_role(
-...     role_for("arn:aws:iam::{account}:role/tenant/{tenant}", account=eventbridge_account(), tenant=tenant_id()),
+...     role_for(
+...         "arn:aws:iam::{account}:role/tenant/{tenant}",
+...         account=eventbridge_account(),
+...         tenant=tenant_id(),
+...     ),
 ...     allowed_roles=["arn:aws:iam::222222222222:role/tenant/*"],
 ...     clients=["s3"],
 ... )
@@ -36,11 +40,14 @@ FromEvent = Callable[..., str]
 def event_field(path: str) -> FromEvent:
     """Return a callable that reads a field of the event.
 
+    Keys that have a dot in them and items of lists have no path: read these with a callable of your own.
+
     Args:
         path: Keys with dots between them, as in ``detail.tenant``.
 
     Raises:
-        ConfigurationError: Here: the path has no key, or an empty one.
+        ConfigurationError: Here: the path has no key, or an empty one. At the call: the event has no such field, or
+            what is there is not 1 to 128 letters, digits or ``_+=,.@-``.
     """
     keys = path.split(".") if isinstance(path, str) else []
     if not keys or "" in keys:
@@ -52,21 +59,32 @@ def tenant_id() -> FromEvent:
     """Return a callable that reads ``context.tenant_id``, which Lambda sets in tenant isolation mode.
 
     See https://docs.aws.amazon.com/lambda/latest/dg/tenant-isolation.html.
+
+    Raises:
+        ConfigurationError: At the call: the context has none, as without that mode, or one that is not 1 to 128
+            letters, digits or ``_+=,.@-``.
     """
     return _reads(lambda _, context: _name("context.tenant_id", getattr(lambda_context(context), "tenant_id", None)))
 
 
 def eventbridge_account() -> FromEvent:
-    """Return a callable that reads the account in which an EventBridge event arose, which EventBridge itself sets."""
+    """Return a callable that reads the account in which an EventBridge event arose, which EventBridge itself sets.
+
+    Raises:
+        ConfigurationError: At the call: the event's ``account`` is not 12 digits.
+    """
     return _reads(lambda event, _: _account("event field 'account'", _dig(event, ["account"])))
 
 
 def api_caller_account() -> FromEvent:
     """Return a callable that reads the account of an API's caller, as API Gateway or a function URL has verified it.
 
-    It is there where IAM authorises the call: REST APIs have it in ``requestContext.identity.accountId``, HTTP APIs and
+    It is there where IAM authorizes the call: REST APIs have it in ``requestContext.identity.accountId``, HTTP APIs and
     function URLs in ``requestContext.authorizer.iam.accountId``. The field ``requestContext.accountId``, which is the
     API's own account, is not asked.
+
+    Raises:
+        ConfigurationError: At the call: neither field is there, or both are, or it is not 12 digits.
     """
     places = (["requestContext", "identity", "accountId"], ["requestContext", "authorizer", "iam", "accountId"])
 
@@ -85,7 +103,8 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
         values: For each name a callable, one of this module's or your own; whatever it returns is checked as theirs is.
 
     Raises:
-        ConfigurationError: Here: the template is not that of a role ARN, or its names are not those of ``values``.
+        ConfigurationError: Here: the template is not that of a role ARN, or its names are not those of ``values``. At
+            the call: what one of ``values`` returns is not 1 to 128 letters, digits or ``_+=,.@-``, or it raises this.
     """
     try:
         fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]

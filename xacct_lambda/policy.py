@@ -3,7 +3,8 @@
 They are those of https://repost.aws/knowledge-center/lambda-function-assume-iam-role, and no wider than the call needs:
 session tags and a source identity get the further action they take, in a statement of its own, on both sides.
 
->>> permissions_policy("arn:aws:iam::222222222222:role/role-on-source-account")["Statement"]["Action"]
+>>> policy = permissions_policy("arn:aws:iam::222222222222:role/role-on-source-account")
+>>> policy["Statement"]["Action"]
 'sts:AssumeRole'
 
 Everything here is computed: nothing is sent, and no credentials are needed.

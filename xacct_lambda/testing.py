@@ -159,17 +159,27 @@ class LambdaContext:
     """
 
     function_name: str = "my-function"
+    """Name of the function."""
     function_version: str = "$LATEST"
+    """Version of the function."""
     account_id: str = "111111111111"
+    """The function's account, for :attr:`invoked_function_arn`; Lambda's own context has no such attribute."""
     region_name: str = "us-east-1"
+    """The function's Region, for the same."""
     memory_limit_in_mb: str = "128"
+    """Memory of the function, which Lambda gives as a string."""
     timeout_seconds: float = 3.0
     """What the invocation has from now on; :meth:`get_remaining_time_in_millis` counts it down."""
     aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    """ID of the invocation, another for each context."""
     log_stream_name: str = "2026/01/01/[$LATEST]00000000000000000000000000000000"
+    """Name of the log stream."""
     tenant_id: str | None = None
+    """The tenant, in tenant isolation mode."""
     identity: Any = None
+    """The Amazon Cognito identity of a mobile app that calls."""
     client_context: Any = None
+    """What a mobile app that calls sends of itself."""
     _started: float = field(default_factory=lambda: time.time(), init=False, repr=False)  # noqa: PLW0108 - freezegun
 
     @property
@@ -270,8 +280,9 @@ class CrossAccountAWS:
 
     AssumeRole is refused as on AWS: for a role that does not exist, by its trust policy, by the caller's identity
     policies, for too long a duration, for parameters that break a rule. The reason is logged as a warning and kept in
-    :attr:`refused`. docs/testing.md says what is evaluated and what is not. Credentials that this AWS did not issue are
-    refused by every service, strict or not; made-up ones, of clients made before, count as the function's.
+    :attr:`refused`. :doc:`docs/testing.md <testing>` says what is evaluated and what is not. Credentials that this AWS
+    did not issue are refused by every service, strict or not; made-up ones, of clients made before, count as the
+    function's.
 
     Args:
         home_account: The function's account.
@@ -309,6 +320,7 @@ class CrossAccountAWS:
         strict: bool = True,
     ) -> None:
         self.home_account: str = _checked_account("home_account", home_account)
+        """The function's account, 12 digits."""
         self.function_name = function_name
         self.region_name = region_name
         if not isinstance(execution_role, str) or execution_role.startswith(("arn:", "role/", "/")):
