@@ -1,9 +1,15 @@
 """How the documentation site is built: ``python -m sphinx -W -n docs OUT``."""
 
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 import xacct_lambda
+from xacct_lambda import exceptions
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["name"]
 release = version = xacct_lambda.__version__
@@ -16,6 +22,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
+html_use_index = False
 
 # GitHub's slugs, so that a link to a heading works there and here.
 myst_heading_anchors = 4
@@ -24,9 +31,6 @@ autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 # One argument a line: signatures of twenty arguments are read on phones.
 maximum_signature_line_length = 80
-
-# Types that signatures name and no page explains: private ones, whose options are those of assumed_session.
-nitpick_ignore_regex = [("py:class", r"xacct_lambda\._.*"), ("py:class", r"xacct_lambda\.testing\._.*")]
 
 # Behind each address stands a copy of the few names that are used here, for builds without a network.
 intersphinx_mapping = {
@@ -38,3 +42,32 @@ intersphinx_mapping = {
     }.items()
 }
 intersphinx_timeout = 5
+
+# What signatures show in the place of private names, and of options that the text lists.
+_CALLABLE = "collections.abc.Callable"
+SHOWN = {
+    r"~?xacct_lambda\._handler\._Decorator": f"{_CALLABLE}[[{_CALLABLE}], {_CALLABLE}]",
+    r"~?xacct_lambda\.testing\._IsolatedCache": "contextlib.AbstractContextManager[None]",
+    r"~?typing\.Unpack\[~?xacct_lambda\._options\.AssumeRoleOptions\]": "typing.Any",
+    r"\b_context\b": "context",
+}
+
+# Attributes that are assigned in __init__, where autodoc sees no types.
+exceptions.ConfigurationError.__annotations__ = {"argument": str, "problem": str}
+exceptions.PartialFailureError.__annotations__ = {"failures": dict[str, Exception], "results": dict[str, Any]}
+
+
+def _without_private_names(_app: Sphinx, *described: Any) -> tuple[str | None, str | None]:
+    *_, arguments, returned = described
+    for pattern, shown in SHOWN.items():
+        arguments, returned = (text and re.sub(pattern, shown, text) for text in (arguments, returned))
+    return arguments, returned
+
+
+def setup(app: Sphinx) -> None:
+    """Have each function shown by one signature, of public names."""
+    app.connect("autodoc-process-signature", _without_private_names)
+    # Overloads tell type checkers what return_exceptions means; the function's own signature has all arguments.
+    analyzer = ModuleAnalyzer.for_module("xacct_lambda._accounts")
+    analyzer.analyze()
+    analyzer.overloads.clear()
