@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import hcl2
@@ -46,6 +47,8 @@ class Block(NamedTuple):
     line: int
     language: str
     title: str | None
+    module: str | None
+    """Of which file it is, where a line above it names one: another block may import it."""
     text: str
 
     def __str__(self) -> str:
@@ -55,12 +58,20 @@ class Block(NamedTuple):
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = re.finditer(
+        r"(?:^`(?P<module>\w+)\.py`\n\n)?"
         r'^(?P<fence>```+)(?P<language>[^\s`]*)(?: title="(?P<title>.*)")?.*\n(?P<text>(?s:.*?))^(?P=fence)$',
         text,
         re.MULTILINE,
     )
     return [
-        Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["title"], match["text"])
+        Block(
+            page,
+            text.count("\n", 0, match.start("fence")) + 1,
+            match["language"],
+            match["title"],
+            match["module"],
+            match["text"],
+        )
         for match in found
     ]
 
@@ -182,15 +193,22 @@ def test_a_block_with_a_title_is_a_file(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.name)
-def test_code_of_a_page_runs(page: Path) -> None:
+def test_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page run, one after the other, on moto's AWS; so do the tests that they define."""
-    namespace: dict[str, Any] = {}
+    namespaces: dict[str | None, dict[str, Any]] = {None: {}}
     with mock_aws():
         for block in blocks_of(page):
-            if block.language == "python" and not block.title:
-                exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)  # noqa: S102 - the point
-        for name in [name for name in namespace if name.startswith("test_")]:
-            namespace[name]()
+            if block.language != "python" or block.title:
+                continue
+            if block.module not in namespaces:
+                module = ModuleType(str(block.module))
+                monkeypatch.setitem(sys.modules, module.__name__, module)
+                namespaces[block.module] = vars(module)
+            code = compile("\n" * block.line + block.text, str(page), "exec")
+            exec(code, namespaces[block.module])  # noqa: S102 - the point
+        for namespace in namespaces.values():
+            for name in [name for name in namespace if name.startswith("test_")]:
+                namespace[name]()
 
 
 def test_code_that_is_not_run_is_typed(tmp_path: Path) -> None:
