@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import doctest
 import functools
 import importlib
@@ -87,6 +88,12 @@ def loads_hcl(block: Block) -> None:
     assert hcl2.loads(block.text)
 
 
+def loads_ini(block: Block) -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string(block.text)
+    assert parser.sections()
+
+
 def loads_toml(block: Block) -> None:
     assert tomllib.loads(block.text)
 
@@ -158,6 +165,7 @@ CHECKS: dict[str, Callable[..., None] | None] = {
     "console": calls_what_exists,
     "dockerfile": is_a_dockerfile,
     "hcl": loads_hcl,
+    "ini": loads_ini,
     "json": loads_json,
     "py": None,  # test_code_that_is_not_run_is_typed
     "python": None,  # test_code_of_a_page_runs
