@@ -17,6 +17,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     HTTPClientError,
     MetadataRetrievalError,
+    NoCredentialsError,
     ProxyConnectionError,
     SSLError,
 )
@@ -555,6 +556,13 @@ def test_documented_messages(said, message):
     error = client_error(answer[1], answer[2]) if answer else ConnectTimeoutError(endpoint_url=REGIONAL)
     raised, _ = _sts.failure_of(error, request())
     assert f"{type(raised).__name__}: {raised}" == message
+
+
+@pytest.mark.parametrize("error", [NoCredentialsError(), ResponseParserError()])
+def test_documented_messages_without_an_answer(error):
+    """What docs/troubleshooting.md shows for a call that did not reach STS is what the library says, word for word."""
+    raised, _ = _sts.failure_of(error, request())
+    assert f"```text\n{type(raised).__name__}: {raised}\n```" in TROUBLESHOOTING.read_text(encoding="utf-8")
 
 
 def test_every_text_is_documented():
