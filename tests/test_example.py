@@ -55,7 +55,8 @@ def test_templates_pass_cfn_lint(template: Path) -> None:
 
 def test_readme_deploys_with_the_parameters_of_the_templates() -> None:
     """The commands of the README give each template all its parameters, and no others."""
-    commands = re.findall(r"--parameter-overrides ((?:\w+=\S+ ?)+)", (EXAMPLE / "README.md").read_text())
+    lines = re.sub(r"\\\n +", "", (EXAMPLE / "README.md").read_text())
+    commands = re.findall(r"--parameter-overrides ((?:\w+=\S+ ?)+)", lines)
     given = [{assignment.partition("=")[0] for assignment in command.split()} for command in commands]
     assert given == [set(parsed(path)["Parameters"]) for path in (EXAMPLE / "template.yaml", TARGET_TEMPLATE)]
 
