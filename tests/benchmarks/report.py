@@ -197,6 +197,17 @@ def _many_rows(figures: Figures) -> Iterable[list[str]]:
         ]
 
 
+def _modules(figures: Figures) -> str:
+    """Return what the import brings in; what of it boto3 needs anyway is told where there is any."""
+    head = ["module", "ms of its own (traced, one run)"]
+    rows = [[f"`{name}`", f"{ms:.2f}"] for name, ms, _ in figures.modules]
+    needed = [needed for _, _, needed in figures.modules]
+    if any(needed):
+        head.append("boto3 needs it for one request anyway")
+        rows = [[*row, "yes" if anyway else ""] for row, anyway in zip(rows, needed, strict=True)]
+    return table(head, rows)
+
+
 def _machine() -> str:
     found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     model = found[1] if found else platform.machine()
@@ -324,12 +335,7 @@ AssumeRole calls in {SIGNED_HOURS} hours of one signature a second, by a clock t
 
 What `from xacct_lambda import assume_role` adds to `import boto3`: {_number(middle(figures.imported[_OURS], "ms"))} ms.
 
-{
-        table(
-            ("module", "ms of its own (traced, one run)", "boto3 needs it for one request anyway"),
-            ([f"`{name}`", f"{ms:.2f}", "yes" if needed else ""] for name, ms, needed in figures.modules),
-        )
-    }
+{_modules(figures)}
 
 {
         table(
