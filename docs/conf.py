@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.osutil import relative_uri
 
 import xacct_lambda
 from xacct_lambda import exceptions
@@ -22,7 +24,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
-html_use_index = False
+html_use_index = html_domain_indices = False
 
 # GitHub's slugs, so that a link to a heading works there and here.
 myst_heading_anchors = 4
@@ -64,8 +66,19 @@ def _without_private_names(_app: Sphinx, *described: Any) -> tuple[str | None, s
     return arguments, returned
 
 
+def _open_when_clicked(app: Sphinx, document: nodes.document, page: str) -> None:
+    """Link each picture to its file: on a phone it is too small to be read in the text."""
+    if app.builder.format != "html":
+        return
+    for image in list(document.findall(nodes.image)):
+        file = f"_images/{app.env.images[image['uri']][1]}"
+        address = relative_uri(app.builder.get_target_uri(page), file)
+        image.replace_self(nodes.reference("", "", image.copy(), refuri=address, internal=True))
+
+
 def setup(app: Sphinx) -> None:
-    """Have each function shown by one signature, of public names."""
+    """Have each function shown by one signature, of public names, and each picture in full."""
+    app.connect("doctree-resolved", _open_when_clicked)
     app.connect("autodoc-process-signature", _without_private_names)
     # Overloads tell type checkers what return_exceptions means; the function's own signature has all arguments.
     analyzer = ModuleAnalyzer.for_module("xacct_lambda._accounts")
