@@ -77,6 +77,7 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
+SITE_COLUMNS = 88
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
@@ -188,6 +189,19 @@ def test_a_block_is_what_it_says(block: Block, monkeypatch: pytest.MonkeyPatch) 
         calls_what_exists(block, monkeypatch)
     elif check is not None:
         check(block)
+
+
+def test_code_is_as_wide_as_the_site() -> None:
+    """No line of code is wider than the site shows at once; commands with what they print, and messages, wrap there."""
+    wide = [
+        f"{block}: {line}"
+        for block in BLOCKS
+        if block.language not in {"console", "text"}
+        for line in block.text.splitlines()
+        if len(line) > SITE_COLUMNS
+    ]
+
+    assert wide == []
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.title], ids=str)
