@@ -11,7 +11,6 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.osutil import relative_uri
 
 import xacct_lambda
-from xacct_lambda import exceptions
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["name"]
 release = version = xacct_lambda.__version__
@@ -53,10 +52,6 @@ SHOWN = {
     r"~?typing\.Unpack\[~?xacct_lambda\._options\.AssumeRoleOptions\]": "typing.Any",
     r"\b_context\b": "context",
 }
-
-# Attributes that are assigned in __init__, where autodoc sees no types.
-exceptions.ConfigurationError.__annotations__ = {"argument": str, "problem": str}
-exceptions.PartialFailureError.__annotations__ = {"failures": dict[str, Exception], "results": dict[str, Any]}
 
 
 def _without_private_names(_app: Sphinx, *described: Any) -> tuple[str | None, str | None]:

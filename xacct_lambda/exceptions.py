@@ -28,11 +28,12 @@ class ConfigurationError(XacctLambdaError, ValueError):
     """An argument breaks a rule that can be checked without asking AWS.
 
     Raised at decoration or at the call, before any network call; nothing is cached from the arguments.
-
-    Attributes:
-        argument: Name of the argument at fault.
-        problem: What is wrong with it, and what would be right; never the value of a secret.
     """
+
+    argument: str
+    """Name of the argument at fault."""
+    problem: str
+    """What is wrong with it, and what would be right; never the value of a secret."""
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(argument, problem)
@@ -97,13 +98,13 @@ class STSUnavailableError(_STSError):
 
 
 class PartialFailureError(XacctLambdaError):
-    """Some of many roles failed. The message lists each with its diagnosis; the first failure is the cause.
+    """Some of many roles failed. The message lists each with its diagnosis; the first failure is the cause."""
 
-    Attributes:
-        failures: The exception of each role that failed, by role ARN.
-        results: What the other roles yielded, by role ARN: sessions, or what the function returned. Left behind when
-            the error is pickled, since sessions do not pickle.
-    """
+    failures: Mapping[str, Exception]
+    """The exception of each role that failed, by role ARN."""
+    results: Mapping[str, Any]
+    """What the other roles yielded (sessions, or what the function returned), by role ARN. Left behind when the error
+    is pickled, since sessions do not pickle."""
 
     def __init__(self, failures: Mapping[str, Exception], results: Mapping[str, Any]) -> None:
         super().__init__(failures, results)

@@ -299,6 +299,12 @@ class CrossAccountAWS:
         ImportError: On entering: moto is not installed.
     """
 
+    home_account: str
+    """The function's account."""
+    function_name: str
+    """Name of the function."""
+    region_name: str
+    """The function's Region."""
     execution_role_arn: str
     """ARN of the function's execution role."""
     sts: FaultySTS
@@ -319,7 +325,7 @@ class CrossAccountAWS:
         organization_id: str | None = None,
         strict: bool = True,
     ) -> None:
-        self.home_account: str = _checked_account("home_account", home_account)
+        self.home_account = _checked_account("home_account", home_account)
         """The function's account, 12 digits."""
         self.function_name = function_name
         self.region_name = region_name
@@ -339,7 +345,7 @@ class CrossAccountAWS:
         except ImportError as error:
             raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
         partition = _testing_moto.partition(self.region_name)
-        self.execution_role_arn: str = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
+        self.execution_role_arn = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
         role_arn_parts(self.execution_role_arn)
         self._accounts = _testing_moto.Accounts(self.region_name, decide=self._decide)
         self._sessions: dict[str, boto3.Session] = {}
