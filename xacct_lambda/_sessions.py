@@ -275,6 +275,7 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the A
         transitive_tag_keys: Keys among ``tags`` that persist through role chaining.
         region_name: Region of the session; by default the source session's. STS is called in the source session's.
         source_session: Session that calls STS; by default boto3's default session. An assumed session chains roles.
+            Make it once and not for each event: it is kept with what is remembered, and may take 12 MB.
         min_ttl_seconds: Every set of credentials handed out lives longer than this, for presigned URLs and for passing
             credentials on; at most ``duration_seconds`` less 60.
         sts_config: Options for the STS client, merged over the library's own (1 s to connect, 1 s to read, two tries).
