@@ -570,3 +570,17 @@ def test_every_text_is_documented():
     page = TROUBLESHOOTING.read_text(encoding="utf-8")
     texts = [row[1] for row in ACCESS] + [row[2] for row in OTHER]
     assert [text for text in texts if text not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({}, "(sts:ExternalId), and none was sent, nor session tags (aws:RequestTag/…); "),
+        ({"tags": {"tenant": "blue"}}, "(sts:ExternalId), and none was sent; "),
+        ({"external_id": "our-id"}, "another external ID (sts:ExternalId) than the one that was sent; "),
+    ],
+    ids=["nothing", "tags", "external ID"],
+)
+def test_conditions_that_the_request_may_not_meet(sent, said):
+    """Of the conditions that trust policies have, those are named that the request may not meet."""
+    assert said in _diagnosis.refusal("AccessDenied", DENIED, assume_role_request(ROLE, **sent))

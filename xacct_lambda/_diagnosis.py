@@ -191,11 +191,12 @@ class _Case:
         return f" To print both policies: {_MODULE} policy {shlex.join(arguments)}."
 
     @property
-    def external_id(self) -> str:
-        """What the request says about the commonest condition of trust policies."""
+    def conditions(self) -> str:
+        """What the request says about the commonest conditions of trust policies."""
         if self.request.external_id:
             return "it may demand another external ID (sts:ExternalId) than the one that was sent"
-        return "it may demand an external ID (sts:ExternalId), and none was sent"
+        tags = "" if self.request.tags else ", nor session tags (aws:RequestTag/…)"
+        return f"it may demand an external ID (sts:ExternalId), and none was sent{tags}"
 
 
 def _access_denied(text: str, request: AssumeRoleRequest) -> str:
@@ -232,7 +233,7 @@ def _with_reason(case: _Case, reason: re.Match[str]) -> str:
     if kind in _TRUST:
         return case.message(
             f": the role's trust policy (account {case.request.account_id}) does not allow it. It may name another "
-            f'principal ("Service": "lambda.amazonaws.com" is another); {case.external_id}; another condition may be '
+            f'principal ("Service": "lambda.amazonaws.com" is another); {case.conditions}; another condition may be '
             f"unmet. It should have {case.trust}.{case.command}"
         )
     return case.message(
@@ -250,7 +251,7 @@ def _without_reason(case: _Case) -> str:
     checks = (
         f"the caller's policies{_in(case.caller)} have {case.permission}",
         f"the role's trust policy (account {case.request.account_id}) has {case.trust}",
-        f"that statement's conditions are met: {case.external_id}",
+        f"that statement's conditions are met: {case.conditions}",
         (
             'its principal is not "Service": "lambda.amazonaws.com", nor AROA… (a role deleted since: save the '
             "ARN again), nor a session (assumed-role/…) of another name"
