@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import pickle
 import threading
@@ -92,6 +93,8 @@ def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
     loop([f"{ROLE}-{number}" for number in range(64)])
 
     assert max(most) == 32
+    arguments = inspect.signature(assumed_sessions).parameters, inspect.signature(for_each_account).parameters
+    assert {parameters["max_workers"].default for parameters in arguments} == {32}
 
 
 @pytest.mark.parametrize("max_workers", [1, 50])
@@ -250,6 +253,17 @@ def test_no_role_is_assumed_without_time(sts: PickySTS) -> None:
     outcomes = assumed_sessions(ROLES[:2], context=Context(200), return_exceptions=True)
 
     assert {type(outcome) for outcome in outcomes.values()} == {STSUnavailableError}
+
+
+def test_no_account_is_visited_without_time(sts: PickySTS) -> None:
+    """Nor is the function called for roles whose credentials are at hand, and the error names the role."""
+    assumed_sessions(ROLES[:2])
+    outcomes = for_each_account(
+        lambda _session, _account_id: "visited", ROLES[:2], context=Context(200), return_exceptions=True
+    )
+
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes.values()] == ["NoTimeLeft"] * 2
+    assert [getattr(outcome, "role_arn", None) for outcome in outcomes.values()] == ROLES[:2]
 
 
 def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:

@@ -227,7 +227,7 @@ def test_x_ray_sees_every_call(order: tuple[str, str]) -> None:
 
 def test_x_ray_and_prefetch() -> None:
     """With ``prefetch=True`` AssumeRole runs in a thread before any segment is open, and X-Ray does not stop it."""
-    wait = "import threading; [thread.join() for thread in threading.enumerate() if 'prefetch' in thread.name]"
+    wait = "import threading; [thread.join() for thread in threading.enumerate() if 'assume-role' in thread.name]"
     use = USE.replace("clients=", "prefetch=True, clients=")
 
     assert traced(TRACE, use, wait, REPORT).endswith("None>GetCallerIdentity 1")

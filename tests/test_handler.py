@@ -606,7 +606,7 @@ def in_lambda(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def finish_prefetching() -> None:
     for thread in threading.enumerate():
-        if thread.name == "xacct_lambda-prefetch":
+        if thread.name == "xacct_lambda-assume-role":
             thread.join(5)
 
 
@@ -681,7 +681,10 @@ def test_a_failed_prefetch_is_logged_and_tried_again(
     sts.failure = None
 
     assert handler(EVENT, CONTEXT).get_credentials().token == "token-2"
-    assert [(record.levelno, record.name) for record in caplog.records] == [(logging.WARNING, "xacct_lambda._handler")]
+    assert cache_info().failures == 1
+    assert [(record.levelno, record.name) for record in caplog.records] == [
+        (logging.WARNING, "xacct_lambda._credentials")
+    ]
     assert caplog.messages == [f"Credentials could not be fetched ahead; the first event tries again. {failure}"]
 
 

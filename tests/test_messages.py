@@ -43,6 +43,17 @@ and the path if the role has one
 >>> assumed_session(None)
 role_arn: None is not the ARN of a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and
 the path if the role has one
+>>> assumed_session("arn:aws:iam::222222222222:role/Reader ")
+role_arn: 'arn:aws:iam::222222222222:role/Reader ' is not the ARN of a role. White space stands before or after it
+>>> assumed_session("arn:aws:iam::222222222222:user/Reader")
+role_arn: 'arn:aws:iam::222222222222:user/Reader' is not the ARN of a role. It is the ARN of something else, and only
+roles can be assumed
+>>> assumed_session("arn:aws:iam::222222222222:role/R" + "e" * 64)
+role_arn: 'arn:aws:iam::222222222222:role/Reeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee' is not
+the ARN of a role. A role's name has 64 characters at most
+>>> assumed_session("arn:aws:iam::2222:role/R" + "e" * 63)
+role_arn: 'arn:aws:iam::2222:role/Reeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee' is not the ARN of
+a role. Write arn:aws:iam::ACCOUNT:role/NAME, with the 12 digits of the account and the path if the role has one
 >>> assumed_session("arn:aws:sts::222222222222:assumed-role/Reader/me")
 role_arn: 'arn:aws:sts::222222222222:assumed-role/Reader/me' is not the ARN of a role. It is a session of a role; the
 role's ARN is arn:aws:iam::222222222222:role/[PATH/]Reader

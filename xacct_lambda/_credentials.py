@@ -134,13 +134,15 @@ class _Replaced(NamedTuple):
 class _Flight:
     """One attempt under way, for all who need its result."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_ahead: bool) -> None:
+        self.is_ahead = is_ahead
+        """Whether it was begun for later, so that nobody takes its failure for theirs."""
         self.done = threading.Event()
         self.thread: int | None = None
         self.landed_at = float("-inf")
         self.outcome: IssuedCredentials | BaseException | None = None
         self.is_shared = True
-        """Whether those who waited take the outcome for theirs; the one who began the attempt always does."""
+        """Whether all who waited take the outcome for theirs; the one who began the attempt always does."""
 
 
 class CredentialCounts(NamedTuple):
@@ -191,7 +193,6 @@ class CredentialCache:
         *,
         min_ttl_seconds: float = 0,
         config: Config | None = None,
-        share_failure: bool = True,
     ) -> FrozenCredentials:
         """Return credentials that live longer than ``min_ttl_seconds``, from memory or by one AssumeRole call.
 
@@ -210,7 +211,7 @@ class CredentialCache:
                     raise _fresh(refused.error)
                 self._misses += 1
                 leads = key not in self._flights
-                flight = self._flights.get(key) or self._start(key, config, share_failure=share_failure)
+                flight = self._flights.get(key) or self._start(key, config)
             outcome = self._landed(flight, key, min_ttl_seconds, config)
             if isinstance(outcome, FrozenCredentials):
                 return outcome
@@ -230,9 +231,15 @@ class CredentialCache:
         held = self._held.get(key)
         return held if held and held.expires_at - self._latest > min_ttl_seconds else None
 
-    def _start(self, key: CredentialKey, config: Config | None, *, share_failure: bool) -> _Flight:
+    def prefetch(self, key: CredentialKey, config: Config | None) -> None:
+        """Begin an attempt for later, unless it is not needed. Who waits for it when it fails makes another."""
+        with self._lock:
+            if self._at_hand(key, 0) is None and key not in self._flights:
+                self._start(key, config, is_ahead=True)
+
+    def _start(self, key: CredentialKey, config: Config | None, *, is_ahead: bool = False) -> _Flight:
         """Begin an attempt, and return it; where no time is left for one, one that has failed for that."""
-        flight = _Flight()
+        flight = _Flight(is_ahead=is_ahead)
         left = seconds_left()
         if left is not None and left < _SHORTEST_SECONDS:
             flight.outcome = no_time_left(key.request.role_arn)
@@ -240,7 +247,7 @@ class CredentialCache:
             return flight
         try:
             self._flights[key] = flight
-            self._spawn(partial(self._fly, key.source, key, flight, config, share_failure=share_failure))
+            self._spawn(partial(self._fly, key.source, key, flight, config))
         except BaseException:
             if flight.thread is None:
                 # No thread was to be had, or an interrupt came first. Nobody waits yet, as the lock is held.
@@ -273,8 +280,6 @@ class CredentialCache:
         key: CredentialKey,
         flight: _Flight,
         config: Config | None,
-        *,
-        share_failure: bool,
     ) -> None:
         """Make the one call, record what came of it, wake those who wait."""
         flight.thread = threading.get_ident()
@@ -283,7 +288,7 @@ class CredentialCache:
             outcome = self._sts.assume_role(source, key.request, config)
         except BaseException as error:  # noqa: BLE001 - those who wait raise it, one of a user's hook too
             outcome = _fresh(error)
-            flight.is_shared = share_failure and isinstance(error, Exception)
+            flight.is_shared = isinstance(error, Exception) and not flight.is_ahead
         spared = None
         try:
             with self._lock:
@@ -295,15 +300,17 @@ class CredentialCache:
         finally:
             flight.outcome = outcome
             flight.done.set()
+        # Not under the lock: a log handler may be the user's, and may itself sign requests as the role.
         if spared:
-            # Not under the lock: a log handler may be the user's, and may itself sign requests as the role.
             _logger.log(
                 logging.DEBUG if spared.failed_renewals else logging.WARNING,
                 "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
                 key.request.role_arn,
                 spared.expires_at - now,
-                outcome if isinstance(outcome, XacctLambdaError) else type(outcome).__name__,
+                _told(outcome),
             )
+        elif flight.is_ahead and isinstance(outcome, BaseException):
+            _logger.warning("Credentials could not be fetched ahead; the first event tries again. %s", _told(outcome))
 
     def _record(
         self, key: CredentialKey, outcome: IssuedCredentials | BaseException, now: float, *, remember: bool
@@ -398,6 +405,11 @@ class CredentialCache:
         return self._latest
 
 
+def _told(outcome: object) -> object:
+    """Return an outcome for the log, where what a user's hook has raised is told by its class alone."""
+    return outcome if isinstance(outcome, XacctLambdaError) else type(outcome).__name__
+
+
 def _refuses(outcome: BaseException) -> TypeGuard[AssumeRoleError]:
     if not isinstance(outcome, AssumeRoleError):
         return False
@@ -410,9 +422,9 @@ def _refuses(outcome: BaseException) -> TypeGuard[AssumeRoleError]:
 def _late(key: CredentialKey, seconds: float) -> STSUnavailableError:
     from xacct_lambda import _diagnosis  # noqa: PLC0415 - see above
 
-    text = f"none in {seconds:.3g} s"
-    message = _diagnosis.no_answer("NoAnswerInTime", text, key.request, region_name=key.source.region_name)
-    return _unavailable(key, "NoAnswerInTime", text, message)
+    code, text = "NoAnswerInTime", f"none in {seconds:.3g} s"
+    message = _diagnosis.no_answer(code, text, key.request, region_name=key.source.region_name)
+    return _unavailable(key, code, text, message)
 
 
 def _waits_for_itself(key: CredentialKey) -> STSUnavailableError:
@@ -484,8 +496,8 @@ class AssumedRoleCredentials(Credentials):
         self._cache.prepare(self._key, self._config)
 
     def prefetch(self) -> None:
-        """Fetch credentials for later; others that wait for this attempt repeat it if it fails."""
-        self._cache.get(self._key, config=self._config, share_failure=False)
+        """Begin to fetch credentials for later, in a thread; a failure is logged, and costs nobody anything."""
+        self._cache.prefetch(self._key, self._config)
 
     access_key = property(lambda self: self.get_frozen_credentials().access_key)
     secret_key = property(lambda self: self.get_frozen_credentials().secret_key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import keyword
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +20,7 @@ from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._loader import bare_loader
 from xacct_lambda._options import AssumeRoleOptions, PerEvent, checked_options, nearest, session_for
 from xacct_lambda._sts import invocation
-from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
-
-_logger = logging.getLogger(__name__)
+from xacct_lambda.exceptions import ConfigurationError
 
 _Event = TypeVar("_Event")
 _Context = TypeVar("_Context")
@@ -186,9 +183,9 @@ class _Plan:
             return
         if prefetch and kind != "snap-start":
             credentials: Any = self._session().get_credentials()
-            # Not in the thread: beside the making of other clients it would parse what they share a second time.
+            # Not in the attempt's thread: beside the making of other clients it would parse what they share once more.
             credentials.prepare()
-            threading.Thread(target=_prefetch, args=(credentials,), name="xacct_lambda-prefetch", daemon=True).start()
+            credentials.prefetch()
         self._look_up()
 
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
@@ -215,13 +212,6 @@ class _Plan:
     def _session(self, *positional: Any) -> boto3.Session:
         role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
         return session_for(role_arn, self._options, *positional)
-
-
-def _prefetch(credentials: Any) -> None:
-    try:
-        credentials.prefetch()
-    except XacctLambdaError as error:
-        _logger.warning("Credentials could not be fetched ahead; the first event tries again. %s", error)
 
 
 def _wrap(handler: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
