@@ -169,3 +169,17 @@ def _python(script: str) -> str:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+def test_at_the_end_of_the_interpreter() -> None:
+    """What is registered with ``atexit``, when threads can no longer be started, may assume a role too."""
+    script = f"""
+        import atexit
+        from moto import mock_aws
+        mock_aws().start()
+        from xacct_lambda import assumed_session
+        client = assumed_session({ROLE!r}).client("sts")
+        atexit.register(lambda: print(client.get_caller_identity()["Account"]))
+        """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "222222222222\n"

@@ -36,7 +36,7 @@ from scripted_sts import (
 
 from xacct_lambda import assumed_session, cache_info
 from xacct_lambda._request import assume_role_request
-from xacct_lambda._sts import STS, failure_of, frozen_config, invocation, seconds_left
+from xacct_lambda._sts import STS, failure_of, frozen_config, in_thread, invocation, seconds_left
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 REFUSAL = (
@@ -786,3 +786,13 @@ def test_an_external_id_beside_letters_that_none_has(server: ScriptedSTS, sts: S
         assume(sts, external_id="hush")
 
     assert caught.value.response["Error"]["Message"] == "é***é"
+
+
+def test_where_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task is done all the same, in the thread that asks for it."""
+    done: list[int] = []
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+
+    in_thread(lambda: done.append(threading.get_ident()))
+
+    assert done == [threading.get_ident()]

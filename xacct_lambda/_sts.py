@@ -116,7 +116,11 @@ def in_thread(task: Callable[[], None]) -> None:
             xray.xray_recorder.set_trace_entity(entity)
         run(task)
 
-    threading.Thread(target=run_traced, name="xacct_lambda-assume-role", daemon=True).start()
+    try:
+        threading.Thread(target=run_traced, name="xacct_lambda-assume-role", daemon=True).start()
+    except RuntimeError:
+        # None is to be had when the interpreter ends, as for what is registered with atexit.
+        run_traced()
 
 
 class FrozenCredentials(ReadOnlyCredentials):
