@@ -531,6 +531,18 @@ def test_a_callable_of_a_method_gets_its_object() -> None:
     assert Handlers().handle(EVENT, CONTEXT) is assumed_session(ROLE)
 
 
+def test_a_duration_of_the_event_leaves_the_least_life_to_the_event(sts: FakeSTS) -> None:
+    """How long credentials have to live is checked against the duration, which may depend on the event."""
+
+    @assume_role(ROLE, session="session", duration_seconds=lambda event, context: event["s"], min_ttl_seconds=5000)
+    def handler(event, context, *, session):
+        return session
+
+    assert handler({"s": 7200}, CONTEXT) is assumed_session(ROLE, duration_seconds=7200, min_ttl_seconds=5000)
+    with pytest.raises(ConfigurationError, match="5000 is not within 0 to 3540"):
+        handler({"s": 3600}, CONTEXT)
+
+
 def test_options_stay_as_they_were_checked(sts: FakeSTS) -> None:
     """A generator is not empty at the second event, nor does a policy change with the mapping it was taken from."""
     policy = {"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}

@@ -231,6 +231,10 @@ qqqqqqqq: no such option
 external_id: refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-
 >>> inject(clients=["s3"], transitive_tag_keys=["a"])
 transitive_tag_keys: 'a' is not among the tags
+>>> inject(clients=["s3"], tags=lambda event, context: {}, transitive_tag_keys=7)
+transitive_tag_keys: a sequence of strings is needed, not int
+>>> inject(clients=["s3"], allowed_role=[ROLE])
+allowed_role: no such option; did you mean 'allowed_roles'?
 >>> inject(clients=["s3"], min_ttl_seconds=3600)
 min_ttl_seconds: 3600 is not within 0 to 3540, a minute less than duration_seconds
 >>> inject(clients=["s3"], region_name="no region")

@@ -601,6 +601,7 @@ def test_what_is_chained_holds_no_request(
     with pytest.raises(XacctLambdaError) as caught:
         assume(sts, external_id="hush-hush")
 
+    assert trouble is not drop or str(caught.value.__cause__).endswith(f'endpoint URL: "{server.url}/".')
     found, reached = [caught.value], ""
     for error in found:
         found += [one for one in (error.__cause__, error.__context__) if one is not None and one not in found]

@@ -83,7 +83,7 @@ def no_answer(code: str, text: str, request: AssumeRoleRequest, *, region_name: 
         )
     if code in {"SSLError", "ProxyConnectionError"}:
         return (
-            f"No answer from STS for {request.role_arn}: {text.removesuffix('.')}. Look at what is between: the proxy "
+            f"No answer from STS for {request.role_arn}: {text}. Look at what is between: the proxy "
             "that HTTPS_PROXY names, or the certificates that AWS_CA_BUNDLE names"
         )
     host = _STS_HOST.search(text)

@@ -85,7 +85,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
     """
     if not isinstance(prefetch, bool | None):
         raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")
-    checked = checked_options(options, others=("allowed_roles", "clients", "prefetch", "resources", "session"))
+    checked = checked_options(options, others=inspect.signature(assume_role).parameters)
     injections = _injections(clients, resources, session, options.get("source_session"))
     plan = _Plan(role_arn, injections, allowed_roles, checked)
 
