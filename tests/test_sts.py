@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import pickle
@@ -47,10 +46,8 @@ REQUEST = assume_role_request(ROLE)
 
 
 @pytest.fixture
-def sts() -> Iterator[STS]:
-    sts = STS(sleep=lambda _seconds: None)
-    yield sts
-    gc.collect()
+def sts() -> STS:
+    return STS(sleep=lambda _seconds: None)
 
 
 @pytest.fixture
