@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -20,6 +24,8 @@ from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
 
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/teams/orders/Reader"
+
+RunSuite = Callable[..., pytest.RunResult]
 
 
 class Clock:
@@ -129,6 +135,33 @@ def holds_in_a_fork(fact: Callable[[], bool]) -> bool:
         finally:
             os._exit(2)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.fixture(scope="session")
+def _suite_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", str(Path(__file__).with_name("suite_runner.py"))]
+    folder = tmp_path_factory.mktemp("suite_runner")
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+@pytest.fixture
+def run_suite(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> RunSuite:
+    """Run pytest on ``pytester.path``, with these arguments, in a process of its own that has moto imported."""
+    if not hasattr(os, "fork"):
+        return pytester.runpytest_subprocess
+    runner = request.getfixturevalue("_suite_runner")
+
+    def run(*arguments: str) -> pytest.RunResult:
+        output = pytester.path / "output"
+        order = {"folder": str(pytester.path), "arguments": arguments, "environment": dict(os.environ)}
+        print(json.dumps(order | {"output": str(output)}), file=runner.stdin, flush=True)
+        status = int(runner.stdout.readline())
+        lines = output.read_text(encoding="utf-8").splitlines()
+        print(*lines, sep="\n")  # noqa: T201 - for the report of a test that fails
+        return pytest.RunResult(status, lines, [], 0)
+
+    return run
 
 
 @pytest.fixture(autouse=True)

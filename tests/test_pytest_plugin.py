@@ -8,6 +8,7 @@ import sys
 
 import boto3
 import pytest
+from conftest import RunSuite
 
 from xacct_lambda import pytest_plugin
 
@@ -33,7 +34,7 @@ _CONFTEST = """
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
-    pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider")
+    pytester.makeini("[pytest]\naddopts = --strict-markers -p no:cacheprovider -p no:hypothesispytest")
     pytester.makeconftest(_CONFTEST)
     return pytester
 
@@ -101,13 +102,13 @@ _FOUR_TIMES_THE_SAME = """
 
 
 @pytest.mark.parametrize("arguments", [["-p", "no:randomly"], ["-p", "no:xdist"], ["-n", "2"]], ids=" ".join)
-def test_each_test_starts_from_nothing(suite: pytest.Pytester, arguments: list[str]):
+def test_each_test_starts_from_nothing(suite: pytest.Pytester, run_suite: RunSuite, arguments: list[str]):
     """No test sees another's sessions, clients, credentials or figures: in order, in random order, under xdist."""
     suite.makepyfile(_FOUR_TIMES_THE_SAME)
-    suite.runpytest_subprocess(*arguments).assert_outcomes(passed=4)
+    run_suite(*arguments).assert_outcomes(passed=4)
 
 
-def test_isolation_without_moto(suite: pytest.Pytester):
+def test_isolation_without_moto(suite: pytest.Pytester, run_suite: RunSuite):
     """Sessions are new in each test, with or without the fixtures."""
     suite.makepyfile("""
         from conftest import READER
@@ -119,10 +120,10 @@ def test_isolation_without_moto(suite: pytest.Pytester):
         def test_second():
             assert cache_info().sessions == 0
     """)
-    suite.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2)
+    run_suite("-p", "no:randomly").assert_outcomes(passed=2)
 
 
-def test_session_scoped_accounts(suite: pytest.Pytester):
+def test_session_scoped_accounts(suite: pytest.Pytester, run_suite: RunSuite):
     """Accounts may last for a session of tests: each test assumes its roles anew, in the same accounts."""
     suite.makepyfile("""
         import pytest
@@ -143,10 +144,10 @@ def test_session_scoped_accounts(suite: pytest.Pytester):
             assert [bucket["Name"] for bucket in session.client("s3").list_buckets()["Buckets"]] == ["shared"]
             assert len(aws.assumed) == number
     """)
-    suite.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2)
+    run_suite("-p", "no:randomly").assert_outcomes(passed=2)
 
 
-def test_unittest_test_cases(suite: pytest.Pytester):
+def test_unittest_test_cases(suite: pytest.Pytester, run_suite: RunSuite):
     """Tests of a ``unittest.TestCase`` are kept apart as well."""
     suite.makepyfile("""
         import unittest
@@ -164,10 +165,10 @@ def test_unittest_test_cases(suite: pytest.Pytester):
                 self.assertEqual(cache_info().sessions, 0)
                 assumed_session(READER)
     """)
-    suite.runpytest_subprocess().assert_outcomes(passed=2)
+    run_suite().assert_outcomes(passed=2)
 
 
-def test_the_marker_sets_arguments(suite: pytest.Pytester):
+def test_the_marker_sets_arguments(suite: pytest.Pytester, run_suite: RunSuite):
     """The marker's arguments are those of ``CrossAccountAWS``; the nearest marker has the last word."""
     suite.makepyfile("""
         import pytest
@@ -179,7 +180,7 @@ def test_the_marker_sets_arguments(suite: pytest.Pytester):
             assert lambda_context.invoked_function_arn == "arn:aws:lambda:eu-west-1:555555555555:function:orders"
             assert cross_account.execution_role_arn.startswith("arn:aws:iam::555555555555:role/")
     """)
-    suite.runpytest_subprocess().assert_outcomes(passed=1)
+    run_suite().assert_outcomes(passed=1)
 
 
 def test_the_context_alone(suite: pytest.Pytester):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import RunSuite
 
 PROJECT = Path(__file__).parent / "sample_project"
 GUIDE = Path(__file__).parent.parent / "docs" / "testing.md"
@@ -36,14 +37,14 @@ def lambda_handler(event, context):
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> Path:
-    pytester.makeini("[pytest]\naddopts = -p no:randomly -p no:cacheprovider")
+    pytester.makeini("[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest")
     pytester.syspathinsert()
     return Path(shutil.copytree(PROJECT, pytester.path, dirs_exist_ok=True))
 
 
-def test_suite_passes(project: Path, pytester: pytest.Pytester) -> None:
+def test_suite_passes(project: Path, run_suite: RunSuite) -> None:
     """The sample suite passes when both policies are right."""
-    pytester.runpytest_subprocess().assert_outcomes(passed=4)
+    run_suite().assert_outcomes(passed=4)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +87,19 @@ def test_suite_passes(project: Path, pytester: pytest.Pytester) -> None:
         ),
     ],
 )
-def test_suite_fails(project: Path, pytester: pytest.Pytester, file: str, right: str, wrong: str, said: str) -> None:
+def test_suite_fails(project: Path, run_suite: RunSuite, file: str, right: str, wrong: str, said: str) -> None:
     """The sample suite fails on a mistake in the handler or in a policy, and says which it was."""
     text = (project / file).read_text()
     (project / file).write_text(text.replace(right, wrong))
-    result = pytester.runpytest_subprocess()
+    result = run_suite()
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines([said])
 
 
-def test_suite_fails_on_a_leak(project: Path, pytester: pytest.Pytester) -> None:
+def test_suite_fails_on_a_leak(project: Path, run_suite: RunSuite) -> None:
     """Credentials that a handler cached by itself in one test are refused in the next, not taken for another's."""
     (project / "handler.py").write_text(_CACHED_BY_HAND)
-    result = pytester.runpytest_subprocess("-k", "lists or twice or once")
+    result = run_suite("-k", "lists or twice or once")
     result.assert_outcomes(passed=1, failed=1, deselected=2)
     result.stdout.fnmatch_lines(["*InvalidAccessKeyId*"])
 
