@@ -10,7 +10,6 @@ import re
 import socket
 import threading
 import traceback
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
