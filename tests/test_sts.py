@@ -8,17 +8,20 @@ import os
 import pickle
 import re
 import socket
+import sys
 import threading
 import traceback
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock, Mock
+from unittest.mock import MagicMock, Mock, call
 
 import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
-from conftest import OTHER_ROLE, ROLE
+from conftest import OTHER_ROLE, ROLE, until
 from scripted_sts import (
     SERVER_FAULT,
     THROTTLE,
@@ -793,3 +796,35 @@ def test_where_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     in_thread(lambda: done.append(threading.get_ident()))
 
     assert done == [threading.get_ident()]
+
+
+def done_in_thread(task: Callable[[], Any]) -> Any:
+    """Return what a task returns in a thread of its own."""
+    returned: list[Any] = []
+    in_thread(lambda: returned.append(task()))
+    until(lambda: bool(returned))
+    return returned[0]
+
+
+def test_the_thread_of_an_attempt() -> None:
+    """It says whose it is, holds up no end of the process, and sees the invocation."""
+    token = invocation.set("context")
+    try:
+        thread = done_in_thread(threading.current_thread)
+        assert (thread.name, thread.daemon) == ("xacct_lambda-assume-role", True)
+        assert done_in_thread(invocation.get) == "context"
+    finally:
+        invocation.reset(token)
+
+
+@pytest.mark.parametrize(("entity", "set_in_thread"), [("segment", [call("segment")]), (None, [])])
+def test_the_trace_of_x_ray_goes_along(
+    monkeypatch: pytest.MonkeyPatch, entity: str | None, set_in_thread: list[Any]
+) -> None:
+    """Where the X-Ray SDK is in use and there is a trace, the thread is at the caller's place in it."""
+    recorder = Mock(get_trace_entity=Mock(return_value=entity))
+    monkeypatch.setitem(sys.modules, "aws_xray_sdk.core", SimpleNamespace(xray_recorder=recorder))
+
+    done_in_thread(lambda: True)
+
+    assert recorder.set_trace_entity.mock_calls == set_in_thread
