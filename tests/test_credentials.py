@@ -60,7 +60,7 @@ def cache(sts: FakeSTS, clock: Clock) -> CredentialCache:
 
 def in_threads(count: int, call: Callable[[], Any]) -> list[Any]:
     """Return what each of so many threads got, started at one instant; exceptions as values."""
-    start = threading.Barrier(count)
+    start = threading.Barrier(count, timeout=5)
 
     def run(_: int) -> Any:
         start.wait()
@@ -256,7 +256,7 @@ def test_an_interrupted_attempt_is_repeated_by_those_who_waited(cache: Credentia
 
     def interrupt_once() -> None:
         if sts.calls == 1:
-            waiting.wait(5)
+            until(waiting.is_set)
             raise KeyboardInterrupt
 
     sts.during = interrupt_once
@@ -274,7 +274,7 @@ def test_an_interrupted_attempt_is_repeated_by_those_who_waited(cache: Credentia
 def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) -> None:
     """A thread that waits for another's attempt gives up when its invocation's time is nearly over."""
     release = threading.Event()
-    sts.during = lambda: release.wait(5) and None
+    sts.during = lambda: until(release.is_set)
 
     class Context:
         def get_remaining_time_in_millis(self) -> int:
@@ -299,7 +299,7 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
 def test_an_attempt_outlives_those_who_wait(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """Who has waited as long as STS may take gets an error; what STS answers later is kept, and serves the next."""
     release = threading.Event()
-    sts.during = lambda: release.wait(5) and None
+    sts.during = lambda: until(release.is_set)
     sts.longest = 0.01
 
     for _ in range(2):
@@ -318,7 +318,7 @@ def test_a_slow_renewal_is_not_waited_for_to_the_end(cache: CredentialCache, sts
     first = cache.get(KEY)
     clock.advance(HOUR - 30)
     release = threading.Event()
-    sts.during = lambda: release.wait(5) and None
+    sts.during = lambda: until(release.is_set)
     sts.longest = 0.01
 
     assert cache.get(KEY) is first
@@ -357,7 +357,7 @@ def test_no_renewal_without_time(cache: CredentialCache, sts: FakeSTS, clock: Cl
 def test_the_error_comes_within_the_invocation(cache: CredentialCache, sts: FakeSTS, in_time: InTime) -> None:
     """The error of an STS that hangs comes a quarter of a second before the invocation ends."""
     release = threading.Event()
-    sts.during = lambda: release.wait(5) and None
+    sts.during = lambda: until(release.is_set)
     in_time(310)
 
     with pytest.raises(STSUnavailableError, match=r"none in 0\.06 s"):
@@ -834,7 +834,7 @@ def test_a_forked_child_can_assume_roles(cache: CredentialCache, sts: FakeSTS) -
     until(lambda: sts.calls == 2)
     holder = threading.Thread(target=hold)
     holder.start()
-    inside.wait(5)
+    until(inside.is_set)
 
     def child_assumes_roles() -> bool:
         sts.during = lambda: None

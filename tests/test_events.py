@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from botocore.session import get_session
 from botocore.validate import ParamValidator
-from conftest import ROLE, Clock, FakeSTS, holds_in_a_fork
+from conftest import ROLE, Clock, FakeSTS, holds_in_a_fork, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_sts import ScriptedSTS
@@ -435,21 +435,28 @@ def test_each_client_signs_as_its_own_tenant_while_the_cache_is_cleared(tenant_o
 def test_each_client_signs_as_its_own_tenant_after_a_fork(tenant_of_token: dict[str, str]) -> None:
     """A child that is forked in the middle of other threads' events is not stuck, and signs as the tenant it is for."""
     stop = threading.Event()
+    at_work: set[int] = set()
 
     def busy(number: int) -> None:
         while not stop.is_set():
             client_of_tenant({"tenant": str(number)}, None)
+            at_work.add(number)
 
     with ThreadPoolExecutor(4) as pool:
-        for number in range(4):
-            pool.submit(busy, number)
-        found = [
-            holds_in_a_fork(lambda: tenant_of_token[token_signed_with(client_of_tenant({"tenant": "9"}, None))] == "9")
-            for _ in range(5)
-        ]
-        stop.set()
+        threads = [pool.submit(busy, number) for number in range(4)]
+        try:
+            until(lambda: len(at_work) == 4)
+            found = [
+                holds_in_a_fork(
+                    lambda: tenant_of_token[token_signed_with(client_of_tenant({"tenant": "9"}, None))] == "9"
+                )
+                for _ in range(5)
+            ]
+        finally:
+            stop.set()
 
     assert all(found)
+    assert [thread.result() for thread in threads] == [None] * 4
 
 
 def test_evicted_sessions_are_freed_at_once() -> None:

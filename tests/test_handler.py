@@ -13,7 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal, until
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
 from xacct_lambda._credentials import CredentialCache
@@ -620,6 +620,7 @@ def finish_prefetching() -> None:
     for thread in threading.enumerate():
         if thread.name == "xacct_lambda-assume-role":
             thread.join(5)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -716,7 +717,7 @@ def test_assume_role_overlaps_the_making_of_clients(
     real = _sessions.AssumedSession.client
 
     def client(self, *args, **kwargs):
-        under_way.wait(5)
+        until(under_way.is_set)
         made = real(self, *args, **kwargs)
         clients_made.set()
         return made

@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import NoAuthTokenError
 from botocore.loaders import JSONFileLoader
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, until
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
@@ -112,7 +112,7 @@ def test_the_default_session_is_boto3s(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_default_session_however_many_threads() -> None:
     """Threads that arrive together make one default session, and get one session."""
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=5)
 
     def make(_: int) -> boto3.Session:
         start.wait()
@@ -247,7 +247,7 @@ def test_a_client_with_keys_of_its_own_is_not_kept(monkeypatch: pytest.MonkeyPat
 def test_one_client_however_many_threads() -> None:
     """Threads that ask for one client at one time get one client."""
     session = assumed_session(ROLE)
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=5)
 
     def make(_: int) -> Any:
         start.wait()
@@ -373,23 +373,26 @@ def test_boto3_still_has_what_sessions_are_built_on() -> None:
 def test_a_client_that_is_asked_for_while_a_resource_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that wants a client while another makes a resource of the same session gets the session's one client."""
     session = assumed_session(ROLE)
-    under_way, go_on = threading.Event(), threading.Event()
+    at_the_lock: list[int] = []
+    building = _sessions.state.building
 
-    def slowly(*_: Any, **__: Any) -> None:
-        under_way.set()
-        go_on.wait(5)
+    class Building:
+        def __enter__(self) -> None:
+            at_the_lock.append(threading.get_ident())
+            building.acquire()
 
-    monkeypatch.setattr(boto3.Session, "resource", slowly)
+        def __exit__(self, *_: object) -> None:
+            building.release()
+
+    monkeypatch.setattr(_sessions.state, "building", Building())
+    monkeypatch.setattr(boto3.Session, "resource", lambda *_: until(lambda: len(at_the_lock) == 2))
     with ThreadPoolExecutor(2) as pool:
         resource = pool.submit(session.resource, "dynamodb")
-        under_way.wait(5)
+        until(lambda: len(at_the_lock) == 1)
         client = pool.submit(session.client, "sqs")
-        with pytest.raises(TimeoutError):
-            client.result(0.2)
-        go_on.set()
-        resource.result()
+        resource.result(5)
 
-    assert client.result() is session.client("sqs")
+        assert client.result(5) is session.client("sqs")
 
 
 # --- Bounds and forgetting --------------------------------------------------------------------------------------------
@@ -486,7 +489,7 @@ def test_a_fork_is_noticed_by_itself(sts: FakeSTS) -> None:
 
     holder = threading.Thread(target=hold)
     holder.start()
-    inside.wait(5)
+    until(inside.is_set)
 
     def child_has_its_own() -> bool:
         fresh = assumed_session(ROLE)
