@@ -94,12 +94,21 @@ def test_names_have_one_home() -> None:
 
 
 def test_public_names() -> None:
-    """Every public name is importable, documented and sorted; nothing else is public."""
-    assert sorted(xacct_lambda.__all__) == xacct_lambda.__all__
+    """Every public name is importable, documented and sorted; the front has no other, and every error is public."""
+    homes = [name for names in xacct_lambda._HOMES.values() for name in names]
+    assert sorted([*homes, "exceptions"]) == xacct_lambda.__all__
     for name in xacct_lambda.__all__:
         assert getattr(xacct_lambda, name).__doc__
-    for name in exceptions.__all__:
+
+    errors = [
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and value.__module__ == exceptions.__name__ and not name.startswith("_")
+    ]
+    assert sorted(errors) == exceptions.__all__
+    for name in errors:
         assert issubclass(getattr(exceptions, name), exceptions.XacctLambdaError)
+        assert getattr(exceptions, name).__doc__
 
 
 def test_public_names_are_listed_before_they_are_used() -> None:
