@@ -19,7 +19,9 @@ from botocore.exceptions import ClientError
 from scripted_sts import ScriptedSTS, scripted_sts
 
 from xacct_lambda import _sessions
+from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import FrozenCredentials, IssuedCredentials
 from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
 
@@ -118,6 +120,12 @@ def sts(clock: Clock) -> FakeSTS:
 
 
 @pytest.fixture
+def _sts_is_fake(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions fetch credentials of ``sts``, by the clock that is set by hand."""
+    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
     """An STS on loopback, in the place of AWS's."""
     with scripted_sts() as running:
@@ -175,7 +183,9 @@ def run_suite(pytester: pytest.Pytester, request: pytest.FixtureRequest) -> RunS
 @pytest.fixture(autouse=True)
 def _no_credentials_but_these(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """No test finds the developer's profile, Region or keys."""
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_LAMBDA_FUNCTION_NAME"):
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_INITIALIZATION_TYPE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))

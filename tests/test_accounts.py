@@ -13,11 +13,11 @@ import boto3
 import pytest
 from conftest import ROLE, Clock, FakeSTS, refusal
 
-from xacct_lambda import _sessions, assume_role, assumed_session, assumed_sessions, for_each_account
-from xacct_lambda._credentials import CredentialCache
-from xacct_lambda._sessions import SessionCache
+from xacct_lambda import assume_role, assumed_session, assumed_sessions, for_each_account
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, PartialFailureError, STSUnavailableError
+
+pytestmark = pytest.mark.usefixtures("_sts_is_fake")
 
 ROLES = [f"arn:aws:iam::{number:012}:role/Auditor" for number in range(20, 0, -1)]
 
@@ -37,10 +37,8 @@ class PickySTS(FakeSTS):
 
 
 @pytest.fixture
-def sts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> PickySTS:
-    sts = PickySTS(clock)
-    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
-    return sts
+def sts(clock: Clock) -> PickySTS:
+    return PickySTS(clock)
 
 
 def test_sessions_come_in_order_with_credentials_at_hand(sts: PickySTS) -> None:
@@ -63,7 +61,7 @@ def test_roles_are_assumed_at_the_same_time(sts: PickySTS) -> None:
     assert len(assumed_sessions(ROLES, max_workers=20)) == 20
 
 
-def test_the_number_of_threads_is_bounded(sts: PickySTS) -> None:
+def test_the_number_of_threads_is_bounded() -> None:
     """No more than ``max_workers`` threads work, and their names say whose they are."""
     names = for_each_account(lambda _session, _account_id: threading.current_thread().name, ROLES, max_workers=3)
 
@@ -98,7 +96,7 @@ def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
 
 
 @pytest.mark.parametrize("max_workers", [1, 50])
-def test_the_limits_themselves_are_allowed(sts: PickySTS, max_workers: int) -> None:
+def test_the_limits_themselves_are_allowed(max_workers: int) -> None:
     """One role at a time is possible, and 50 are."""
     assert list(assumed_sessions(ROLES, max_workers=max_workers)) == ROLES
 
@@ -154,7 +152,7 @@ def test_exceptions_may_be_returned(sts: PickySTS) -> None:
     ]
 
 
-def test_options_hold_for_all_roles_and_may_depend_on_the_role(sts: PickySTS) -> None:
+def test_options_hold_for_all_roles_and_may_depend_on_the_role() -> None:
     """An option goes to every role; a callable is asked with the role's ARN, as for an external ID of each account."""
     sessions = assumed_sessions(ROLES[:2], duration_seconds=900, external_id=lambda role_arn: f"id-{role_arn[13:25]}")
 
@@ -175,7 +173,7 @@ def test_roles_from_outside_are_held_to_the_allowed_ones(sts: PickySTS) -> None:
         for_each_account(lambda _session, account_id: account_id, ROLES, allowed_roles=["*"])
 
 
-def test_options_of_a_generator_hold_for_every_role(sts: PickySTS) -> None:
+def test_options_of_a_generator_hold_for_every_role() -> None:
     """Managed policies out of a generator restrict the second role too, and not the first alone."""
     arn = "arn:aws:iam::aws:policy/ReadOnlyAccess"
 
@@ -231,7 +229,7 @@ class Context:
         return self.milliseconds
 
 
-def test_nothing_is_begun_that_cannot_end(sts: PickySTS) -> None:
+def test_nothing_is_begun_that_cannot_end() -> None:
     """With the invocation nearly over, the loop's function is not called; what had been done before is returned."""
     context = Context(60_000)
 
@@ -248,14 +246,14 @@ def test_nothing_is_begun_that_cannot_end(sts: PickySTS) -> None:
     assert invocation.get() is None
 
 
-def test_no_role_is_assumed_without_time(sts: PickySTS) -> None:
+def test_no_role_is_assumed_without_time() -> None:
     """``assumed_sessions`` keeps to the context as ``for_each_account`` does."""
     outcomes = assumed_sessions(ROLES[:2], context=Context(200), return_exceptions=True)
 
     assert {type(outcome) for outcome in outcomes.values()} == {STSUnavailableError}
 
 
-def test_no_account_is_visited_without_time(sts: PickySTS) -> None:
+def test_no_account_is_visited_without_time() -> None:
     """Nor is the function called for roles whose credentials are at hand, and the error names the role."""
     assumed_sessions(ROLES[:2])
     outcomes = for_each_account(
@@ -266,7 +264,7 @@ def test_no_account_is_visited_without_time(sts: PickySTS) -> None:
     assert [getattr(outcome, "role_arn", None) for outcome in outcomes.values()] == ROLES[:2]
 
 
-def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
+def test_inside_a_handler_the_deadline_is_known() -> None:
     """Under ``@assume_role`` the invocation's deadline needs no argument."""
 
     @assume_role(ROLE, session="session")
@@ -277,7 +275,7 @@ def test_inside_a_handler_the_deadline_is_known(sts: PickySTS) -> None:
     assert {type(outcome) for outcome in handler({}, Context(100)).values()} == {STSUnavailableError}
 
 
-def test_the_loop_over_accounts(sts: PickySTS) -> None:
+def test_the_loop_over_accounts() -> None:
     """``for_each_account`` calls the function with each session and account, and returns what it returned."""
     reported: dict[str, Any] = {}
 
@@ -289,7 +287,7 @@ def test_the_loop_over_accounts(sts: PickySTS) -> None:
     assert results == {role_arn: (assumed_session(role_arn), role_arn[13:25]) for role_arn in ROLES[:2]}
 
 
-def test_what_the_function_raises_is_its_roles_failure(sts: PickySTS) -> None:
+def test_what_the_function_raises_is_its_roles_failure() -> None:
     """An exception of the function costs no other account."""
 
     def visit(_session: boto3.Session, account_id: str) -> str:
@@ -304,14 +302,14 @@ def test_what_the_function_raises_is_its_roles_failure(sts: PickySTS) -> None:
     assert isinstance(outcomes[ROLES[0]], LookupError)
 
 
-def test_exceptions_as_results_are_results(sts: PickySTS) -> None:
+def test_exceptions_as_results_are_results() -> None:
     """A function that returns an exception has not failed."""
     error = LookupError("found out")
 
     assert for_each_account(lambda _session, _account_id: error, ROLES[:1]) == {ROLES[0]: error}
 
 
-def test_an_interrupt_is_not_a_partial_failure(sts: PickySTS) -> None:
+def test_an_interrupt_is_not_a_partial_failure() -> None:
     """A ``KeyboardInterrupt`` in a thread ends the loop."""
 
     def interrupt(_session: boto3.Session, _account_id: str) -> None:
@@ -336,7 +334,7 @@ def test_an_interrupt_begins_no_more(sts: PickySTS) -> None:
     assert sts.calls < len(ROLES)
 
 
-def test_an_exception_that_is_false_is_a_failure(sts: PickySTS) -> None:
+def test_an_exception_that_is_false_is_a_failure() -> None:
     """An exception that is false, as an empty collection of errors is, counts as a failure like any other."""
 
     class Nothing(Exception):  # noqa: N818 - the name of a collection
@@ -376,12 +374,12 @@ def test_what_cannot_be_called(sts: PickySTS) -> None:
     assert sts.calls == 0
 
 
-def test_no_roles_at_all(sts: PickySTS) -> None:
+def test_no_roles_at_all() -> None:
     """An empty list is an empty result."""
     assert assumed_sessions([]) == {}
 
 
-def test_what_a_function_raised_is_named(sts: PickySTS) -> None:
+def test_what_a_function_raised_is_named() -> None:
     """The message on failures has the class of what the function raised, and the first is the cause."""
 
     def fail(_session: boto3.Session, account_id: str) -> None:

@@ -589,9 +589,7 @@ def test_a_configuration_error_is_not_cached(cache: CredentialCache, sts: FakeST
     assert cache.get(KEY).access_key == "ASIA2"
 
 
-def test_a_log_handler_may_sign_requests_itself(
-    cache: CredentialCache, sts: FakeSTS, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_log_handler_may_sign_requests_itself(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """The warning is logged while no lock is held: a handler that ships logs as the role gets credentials."""
     first = cache.get(KEY)
     signed: list[FrozenCredentials] = []
@@ -672,7 +670,7 @@ def test_a_rejected_set_is_dropped(cache: CredentialCache, sts: FakeSTS) -> None
     assert sts.calls == 2
 
 
-def test_a_fresh_set_survives_the_rejection_of_an_old_one(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+def test_a_fresh_set_survives_the_rejection_of_an_old_one(cache: CredentialCache, sts: FakeSTS) -> None:
     """64 requests that were signed with a rejected set cost one further AssumeRole call, whatever their order."""
     old = cache.get(KEY)
 

@@ -12,12 +12,10 @@ from typing import Any
 
 import boto3
 import pytest
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, outage, refusal, until
+from conftest import OTHER_ROLE, ROLE, FakeSTS, outage, refusal, until
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
-from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._options import AssumeRoleOptions
-from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError
 
@@ -25,11 +23,7 @@ EVENT: dict[str, Any] = {"role": ROLE, "tenant": "a"}
 CONTEXT = object()
 
 
-@pytest.fixture(autouse=True)
-def _fake_sts(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
-    monkeypatch.delenv("AWS_LAMBDA_INITIALIZATION_TYPE", raising=False)
-
+pytestmark = pytest.mark.usefixtures("_sts_is_fake")
 
 # --- What is injected -------------------------------------------------------------------------------------------------
 
@@ -530,7 +524,7 @@ def test_a_callable_of_a_method_gets_its_object() -> None:
     assert Handlers().handle(EVENT, CONTEXT) is assumed_session(ROLE)
 
 
-def test_a_duration_of_the_event_leaves_the_least_life_to_the_event(sts: FakeSTS) -> None:
+def test_a_duration_of_the_event_leaves_the_least_life_to_the_event() -> None:
     """How long credentials have to live is checked against the duration, which may depend on the event."""
 
     @assume_role(ROLE, session="session", duration_seconds=lambda event, context: event["s"], min_ttl_seconds=5000)
@@ -542,7 +536,7 @@ def test_a_duration_of_the_event_leaves_the_least_life_to_the_event(sts: FakeSTS
         handler({"s": 3600}, CONTEXT)
 
 
-def test_options_stay_as_they_were_checked(sts: FakeSTS) -> None:
+def test_options_stay_as_they_were_checked() -> None:
     """A generator is not empty at the second event, nor does a policy change with the mapping it was taken from."""
     policy = {"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
 
@@ -580,7 +574,7 @@ def test_a_role_that_is_not_allowed_is_not_assumed(sts: FakeSTS) -> None:
     assert boto3.DEFAULT_SESSION is None
 
 
-def test_an_option_of_the_event_is_validated(sts: FakeSTS) -> None:
+def test_an_option_of_the_event_is_validated() -> None:
     """An external ID from an event goes through validation like any other."""
 
     @assume_role(ROLE, clients=["s3"], external_id=lambda event, context: event["id"])

@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError, NoAuthTokenError
 from botocore.loaders import JSONFileLoader
-from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, until
+from conftest import OTHER_ROLE, ROLE, FakeSTS, holds_in_a_fork, until
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
@@ -28,10 +28,7 @@ from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import FrozenCredentials, uniform
 from xacct_lambda.exceptions import ConfigurationError, STSUnavailableError
 
-
-@pytest.fixture(autouse=True)
-def _fake_sts(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
+pytestmark = pytest.mark.usefixtures("_sts_is_fake")
 
 
 def token_of(session: boto3.Session) -> str:
@@ -100,7 +97,7 @@ def test_equal_sts_options_give_the_same_session() -> None:
     )
 
 
-def test_the_default_session_is_boto3s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_session_is_boto3s() -> None:
     """Without a source session, boto3's default session calls STS; when it is replaced, the caller is another."""
     first = assumed_session(ROLE)
     assert boto3.DEFAULT_SESSION is not None
@@ -188,7 +185,7 @@ def test_nothing_is_sent_before_it_is_needed(sts: FakeSTS, monkeypatch: pytest.M
     assert sts.calls == 0
 
 
-def test_the_profile_of_the_source_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_of_the_source_is_kept() -> None:
     """Settings of the source session's profile hold for its assumed sessions too."""
     with open(os.environ["AWS_CONFIG_FILE"], "w") as config:  # noqa: PTH123 - a fixture's file
         config.write("[profile orders]\nregion = sa-east-1\nmax_attempts = 7\nretry_mode = standard\n")
@@ -434,7 +431,7 @@ def test_the_number_of_roles_is_settable() -> None:
     assert _sessions.state.credentials.max_roles == 3
 
 
-def test_resizing_leaves_nothing_behind(sts: FakeSTS) -> None:
+def test_resizing_leaves_nothing_behind() -> None:
     """Sessions made before ``cache_resize`` stay within the one state: no snapshot is taken with their credentials."""
     session = assumed_session(ROLE)
     first = token_of(session)
@@ -447,7 +444,7 @@ def test_resizing_leaves_nothing_behind(sts: FakeSTS) -> None:
     assert cache_info().roles == 0
 
 
-def test_clearing_forgets_all(sts: FakeSTS) -> None:
+def test_clearing_forgets_all() -> None:
     """After ``cache_clear`` the same arguments give another session; a client still in use fetches anew."""
     session = assumed_session(ROLE)
     client = session.client("sqs")
@@ -461,7 +458,7 @@ def test_clearing_forgets_all(sts: FakeSTS) -> None:
     assert token_of(session) == "token-2"
 
 
-def test_info_counts_sessions_and_clients(sts: FakeSTS) -> None:
+def test_info_counts_sessions_and_clients() -> None:
     """``cache_info`` tells signatures, calls, failures and what is held."""
     session = assumed_session(ROLE)
     session.client("sqs")
@@ -478,7 +475,7 @@ def test_info_counts_sessions_and_clients(sts: FakeSTS) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_fork_is_noticed_by_itself(sts: FakeSTS) -> None:
+def test_a_fork_is_noticed_by_itself() -> None:
     """In a forked child sessions and clients are made anew, though a thread of the parent was making some."""
     session = assumed_session(ROLE)
     token_of(session)
@@ -560,7 +557,7 @@ def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_se
     assert token_of(session) == "token-2"
 
 
-def test_nothing_secret_is_left_for_a_snapshot(sts: FakeSTS) -> None:
+def test_nothing_secret_is_left_for_a_snapshot() -> None:
     """Once credentials are dropped, no set of them is alive anywhere in the process."""
 
     def alive() -> int:
