@@ -109,7 +109,7 @@ def test_options_reach_sts(sts):
     }
 
 
-def test_profile(sts, capsys, monkeypatch, tmp_path):
+def test_profile(sts, capsys, tmp_path):
     """``--profile`` names the caller's credentials."""
     (tmp_path / "credentials").write_text(
         "[other]\naws_access_key_id = AKIAOTHER\naws_secret_access_key = other-secret\n"

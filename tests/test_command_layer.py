@@ -86,7 +86,7 @@ def test_what_is_of_use_to_a_developer_alone_stays_behind(layer) -> None:
     assert {"check.py", "events.py", "policy.py", "_handler.py"} <= packed
 
 
-def test_what_is_left_out_is_not_missed(layer) -> None:
+def test_what_is_left_out_is_not_missed() -> None:
     """No module in the layer imports one that was left out."""
     for path in PACKAGE.glob("*.py"):
         imported = {
@@ -106,7 +106,7 @@ def test_licences(layer) -> None:
         assert notes == {"LICENSE", "METADATA"}
 
 
-def test_the_same_bytes_at_every_build(layer, tmp_path) -> None:
+def test_the_same_bytes_at_every_build(layer) -> None:
     """A later build has the same bytes, whatever the file times are."""
     for path in PACKAGE.glob("*.py"):
         os.utime(path)
@@ -211,7 +211,7 @@ def test_too_large(monkeypatch) -> None:
         build_layer()
 
 
-def test_what_is_not_installed(monkeypatch) -> None:
+def test_what_is_not_installed() -> None:
     """Where a package is missing, or was installed without a list of its files, the command names it."""
     without_files: Any = SimpleNamespace(name="cachetools", files=None)
 

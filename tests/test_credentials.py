@@ -296,7 +296,7 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
         assert isinstance(leader.result(5), FrozenCredentials)
 
 
-def test_an_attempt_outlives_those_who_wait(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+def test_an_attempt_outlives_those_who_wait(cache: CredentialCache, sts: FakeSTS) -> None:
     """Who has waited as long as STS may take gets an error; what STS answers later is kept, and serves the next."""
     release = threading.Event()
     sts.during = lambda: until(release.is_set)
@@ -343,7 +343,7 @@ def test_no_attempt_without_time(cache: CredentialCache, sts: FakeSTS, in_time: 
     assert (sts.calls, cache.counts().failures) == (0, 0)
 
 
-def test_no_renewal_without_time(cache: CredentialCache, sts: FakeSTS, clock: Clock, in_time: InTime) -> None:
+def test_no_renewal_without_time(cache: CredentialCache, clock: Clock, in_time: InTime) -> None:
     """Where the invocation is nearly over, what is held serves, and the next invocation renews it."""
     first = cache.get(KEY)
     clock.advance(HOUR - 600)
@@ -424,7 +424,7 @@ def test_a_call_that_waits_for_itself(cache: CredentialCache, sts: FakeSTS, cloc
     assert within[1] is first
 
 
-def test_a_signal_handler_may_sign(cache: CredentialCache, clock: Clock) -> None:
+def test_a_signal_handler_may_sign(cache: CredentialCache) -> None:
     """Code that comes between, in the thread that is looking something up, may look something up itself."""
     first = cache.get(KEY)
     with cache._lock:
@@ -728,7 +728,7 @@ def test_callers_are_told_apart_by_identity(cache: CredentialCache, kind: type[b
     assert keys[0] != KEY.request
 
 
-def test_callers_that_are_gone_are_nobody(cache: CredentialCache) -> None:
+def test_callers_that_are_gone_are_nobody() -> None:
     """What is held keeps no source session alive, and what sessions that are gone had is nobody else's."""
     one, other = (CredentialKey(boto3.Session(), KEY.request) for _ in range(2))
     gc.collect()

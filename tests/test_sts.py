@@ -514,7 +514,7 @@ def test_credentials_that_come_later(monkeypatch: pytest.MonkeyPatch, server: Sc
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9", "https://"])
-def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch, server: ScriptedSTS, url: str) -> None:
+def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """An address of STS that is no URL is named as the source session's setting."""
     source = boto3.Session()
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)

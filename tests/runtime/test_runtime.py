@@ -221,7 +221,7 @@ def test_an_sts_that_hangs(start: Start, sts: ScriptedSTS, seconds: float) -> No
     assert answer.seconds < seconds
 
 
-def test_check_as_a_handler(start: Start, sts: ScriptedSTS) -> None:
+def test_check_as_a_handler(start: Start) -> None:
     """``xacct_lambda.check.lambda_handler`` works off the layer, for a test event with the role's ARN."""
     with start("", handler="xacct_lambda.check.lambda_handler") as function:
         report = function.invoke({"role_arn": ROLE}).content
