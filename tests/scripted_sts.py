@@ -40,7 +40,7 @@ def drop(handler: BaseHTTPRequestHandler, _call: dict[str, str]) -> None:
 
 def hang(handler: BaseHTTPRequestHandler, _call: dict[str, str]) -> None:
     """Never answer; the connection closes when the server does."""
-    handler.server.closing.wait(30)  # type: ignore[attr-defined]
+    handler.server.closing.wait(30)
     handler.close_connection = True
 
 
@@ -48,7 +48,7 @@ def slowly(seconds: float) -> Answer:
     """Answer as usual, but late."""
 
     def answer(handler: BaseHTTPRequestHandler, call: dict[str, str]) -> tuple[int, str]:
-        handler.server.closing.wait(seconds)  # type: ignore[attr-defined]
+        handler.server.closing.wait(seconds)
         return serve(handler, call)
 
     return answer
@@ -56,7 +56,7 @@ def slowly(seconds: float) -> Answer:
 
 def serve(handler: BaseHTTPRequestHandler, call: dict[str, str]) -> tuple[int, str]:
     """Answer as STS does when all is well."""
-    return handler.server.sts.serve(_signer(handler), call)  # type: ignore[attr-defined]
+    return handler.server.sts.serve(_signer(handler), call)
 
 
 def issue(
@@ -165,12 +165,12 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
             pass
 
     with served(Handler) as server:
-        server.closing = threading.Event()  # type: ignore[attr-defined]
-        sts = server.sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
+        server.closing = threading.Event()
+        sts = server.sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")
         try:
             yield sts
         finally:
-            server.closing.set()  # type: ignore[attr-defined]
+            server.closing.set()
 
 
 @contextmanager

@@ -179,7 +179,7 @@ def test_options_of_a_generator_hold_for_every_role() -> None:
 
     sessions = assumed_sessions(ROLES, policy_arns=(arn for _ in range(1)))
 
-    assert {session._credentials._key.request.policy_arns for session in sessions.values()} == {(arn,)}  # type: ignore[attr-defined]
+    assert {session._credentials._key.request.policy_arns for session in sessions.values()} == {(arn,)}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_nothing_is_begun_that_cannot_end() -> None:
 
     assert list(caught.value.results.values()) == ["done"]
     assert {type(error) for error in caught.value.failures.values()} == {STSUnavailableError}
-    assert [error.role_arn for error in caught.value.failures.values()] == ROLES[1:5]  # type: ignore[attr-defined]
+    assert [error.role_arn for error in caught.value.failures.values()] == ROLES[1:5]
     assert invocation.get() is None
 
 
@@ -368,9 +368,9 @@ def test_what_is_no_list_of_arns(sts: PickySTS, role_arns: Any) -> None:
 def test_what_cannot_be_called(sts: PickySTS) -> None:
     """A function or a callback that cannot be called is refused before any role is assumed."""
     with pytest.raises(ConfigurationError, match="function: 5 cannot be called"):
-        for_each_account(5, ROLES)  # type: ignore[arg-type]
+        for_each_account(5, ROLES)
     with pytest.raises(ConfigurationError, match="progress: 5 cannot be called"):
-        assumed_sessions(ROLES, progress=5)  # type: ignore[call-overload]
+        assumed_sessions(ROLES, progress=5)
     assert sts.calls == 0
 
 

@@ -241,7 +241,7 @@ class Recorder:
 def recorded() -> Iterator[list[Any]]:
     """Yield the requests for which sessions are asked meanwhile."""
     recorder = Recorder()
-    original, _sessions.state = _sessions.state, recorder  # type: ignore[assignment]
+    original, _sessions.state = _sessions.state, recorder
     try:
         yield recorder.requests
     finally:

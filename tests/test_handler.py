@@ -294,7 +294,7 @@ def test_what_is_decorated_is_at_hand() -> None:
     """``__wrapped__`` is what was decorated, a partial as it is."""
     handler = functools.partial(takes_s3)
 
-    assert assume_role(ROLE, clients=["s3"])(handler).__wrapped__ is handler  # type: ignore[attr-defined]
+    assert assume_role(ROLE, clients=["s3"])(handler).__wrapped__ is handler
 
 
 def test_a_callable_object_without_the_parameter() -> None:
@@ -360,7 +360,7 @@ def test_a_plain_function_is_returned_with_its_name_and_notes() -> None:
         """Read orders."""
         return ""
 
-    handler.note = "kept"  # type: ignore[attr-defined]
+    handler.note = "kept"
     decorated: Any = assume_role(ROLE, clients=["sqs"])(handler)
 
     assert inspect.isfunction(decorated)
@@ -444,7 +444,7 @@ def test_a_parameter_after_the_context_needs_no_star() -> None:
 def test_what_is_decorated_can_be_called() -> None:
     """Decorating a ``classmethod`` object, or no function at all, says what to do."""
     with pytest.raises(ConfigurationError, match="a classmethod cannot be called; decorate the function below it"):
-        assume_role(ROLE, clients=["s3"])(classmethod(takes_s3))  # type: ignore[call-overload]
+        assume_role(ROLE, clients=["s3"])(classmethod(takes_s3))
 
 
 def test_decorating_needs_no_credentials_and_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:

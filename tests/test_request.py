@@ -214,10 +214,10 @@ def test_texts_are_taken_exactly_by_the_rule(argument: str, rule: str) -> None:
     @given(st.text("aZ09_+=,.@:/- \né２", max_size=70) | st.text(max_size=3))  # noqa: RUF001 - a full-width digit
     def holds(text: str) -> None:
         if re.fullmatch(rule, text):
-            assert getattr(assume_role_request(ROLE, **{argument: text}), argument) == text  # type: ignore[arg-type]
+            assert getattr(assume_role_request(ROLE, **{argument: text}), argument) == text
         else:
             with pytest.raises(ConfigurationError):
-                assume_role_request(ROLE, **{argument: text})  # type: ignore[arg-type]
+                assume_role_request(ROLE, **{argument: text})
 
     holds()
 
@@ -436,7 +436,7 @@ def test_mappings_need_not_be_dictionaries() -> None:
     """A policy and tags may be any mapping, nested ones included."""
     from types import MappingProxyType  # noqa: PLC0415 - of interest here alone
 
-    nested = MappingProxyType({"Statement": [MappingProxyType(POLICY["Statement"][0])], "Version": "2012-10-17"})  # type: ignore[arg-type, index]
+    nested = MappingProxyType({"Statement": [MappingProxyType(POLICY["Statement"][0])], "Version": "2012-10-17"})
 
     assert assume_role_request(ROLE, policy=nested, tags=MappingProxyType({"a": "b"})) == assume_role_request(
         ROLE, policy=POLICY, tags={"a": "b"}

@@ -521,7 +521,7 @@ def snapshot_hooks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stand in for the runtime's module; the hooks that are registered with it."""
     hooks: list[Any] = []
     module = types.ModuleType("snapshot_restore_py")
-    module.register_before_snapshot = lambda hook: hooks.append(hook) or hook  # type: ignore[attr-defined]
+    module.register_before_snapshot = lambda hook: hooks.append(hook) or hook
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", module)
     return hooks
 
@@ -537,7 +537,7 @@ def reload_sessions() -> Any:
 
     yield reload
     sys.modules["xacct_lambda._sessions"] = first
-    sys.modules["xacct_lambda"]._sessions = first  # type: ignore[attr-defined]
+    sys.modules["xacct_lambda"]._sessions = first
 
 
 def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_sessions: Any, sts: FakeSTS) -> None:

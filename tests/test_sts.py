@@ -541,7 +541,7 @@ def test_a_client_made_ahead_is_the_calls_own(server: ScriptedSTS, sts: STS) -> 
     config = Config(read_timeout=2)
     sts.prepare(source, config)
     assert server.calls == []
-    source.client = None  # type: ignore[assignment, method-assign]
+    source.client = None
 
     assert sts.assume_role(source, REQUEST, config)
 

@@ -110,7 +110,7 @@ def simulate(
     """Run environments that begin at these instants, each with one role; the quota holds from ``short_from`` on."""
     draw = random.Random(seed)
     sts = STS(quota, short_from, draw)
-    key = CredentialKey(sts, assume_role_request(_ROLE, duration_seconds=seconds))  # type: ignore[arg-type] # any object
+    key = CredentialKey(sts, assume_role_request(_ROLE, duration_seconds=seconds))  # any object may ask
     jitters: Callable[[float, float], float] = draw.uniform if jitter else lambda low, high: high if low else 0
     # The number orders those that come at one instant: caches have no order.
     due = [
