@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from xacct_lambda import cache_info
 from xacct_lambda.__main__ import main
 
 EXECUTION_ROLE = "arn:aws:iam::111111111111:role/my-lambda-execution-role"
+READER = "arn:aws:iam::222222222222:role/Reader"
 
 
 def test_the_demo_tells_the_whole_story(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,3 +85,13 @@ def test_a_reader_that_has_enough() -> None:
 
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_what_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to print when the reader has gone goes nowhere, and not into an error at exit."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as output:  # noqa: PTH123 - of a pipe
+        monkeypatch.setattr(sys, "stdout", output)
+
+        assert main(["policy", "--role-arn", READER, "--execution-role-arn", EXECUTION_ROLE]) == 141
