@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import pickle
 import threading
@@ -13,7 +12,7 @@ import boto3
 import pytest
 from conftest import ROLE, Clock, FakeSTS, refusal
 
-from xacct_lambda import assume_role, assumed_session, assumed_sessions, for_each_account
+from xacct_lambda import assume_role, assumed_session, assumed_sessions, cache_clear, for_each_account
 from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, PartialFailureError, STSUnavailableError
 
@@ -72,27 +71,17 @@ def test_the_number_of_threads_is_bounded() -> None:
 @pytest.mark.parametrize("loop", [assumed_sessions, partial(for_each_account, lambda session, _account_id: session)])
 def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
     """By default 32 roles are assumed at the same time, and no 33rd."""
-    under_way = 0
-    most = []
-    lock = threading.Lock()
+    roles = [f"{ROLE}-{number}" for number in range(33)]
+
     all_of_32 = threading.Barrier(32, timeout=5)
+    sts.during = lambda: all_of_32.wait() and None
+    assert list(loop(roles[:32])) == roles[:32]
 
-    def together() -> None:
-        nonlocal under_way
-        with lock:
-            under_way += 1
-            most.append(under_way)
-        all_of_32.wait()
-        with lock:
-            under_way -= 1
-
-    sts.during = together
-
-    loop([f"{ROLE}-{number}" for number in range(64)])
-
-    assert max(most) == 32
-    arguments = inspect.signature(assumed_sessions).parameters, inspect.signature(for_each_account).parameters
-    assert {parameters["max_workers"].default for parameters in arguments} == {32}
+    cache_clear()
+    all_of_33 = threading.Barrier(33, timeout=0.5)
+    sts.during = lambda: all_of_33.wait() and None
+    outcomes = loop(roles, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes.values()} == {threading.BrokenBarrierError}
 
 
 @pytest.mark.parametrize("max_workers", [1, 50])
