@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,6 +187,18 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServe
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def black_hole(stack: contextlib.ExitStack) -> tuple[str, int]:
+    """Return an address that drops packets, as all of STS's do for a VPC without a route."""
+    listener = stack.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    for _ in range(4):  # A full queue of connections drops the next.
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+    return listener.getsockname()
 
 
 class Stopwatch:

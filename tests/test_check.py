@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
-from scripted_sts import CALLER, drop, hang, refuse, scripted_sts
+from scripted_sts import CALLER, Stopwatch, black_hole, drop, hang, refuse, scripted_sts
 
 from xacct_lambda import check
 from xacct_lambda.__main__ import main
@@ -339,3 +342,17 @@ def test_documented_runs(sts, capsys, line, output):
     main(shlex.split(line))
     printed = capsys.readouterr().out.replace(sts.url, "https://sts.eu-west-1.amazonaws.com")
     assert timeless(printed) == timeless(output)
+
+
+@pytest.mark.parametrize("addresses", [3, None], ids=["three that drop packets", "none that is found in time"])
+def test_sts_cannot_be_found(monkeypatch, capsys, addresses):
+    """However many addresses STS has, and however long its name takes to be found, the check ends within 3 seconds."""
+    release = threading.Event()
+    with contextlib.ExitStack() as stack:
+        found = addresses and [(socket.AF_INET, socket.SOCK_STREAM, 6, "", black_hole(stack))] * addresses
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found or release.wait(5) or [])
+        with Stopwatch() as watch:
+            assert main(["check", "--role-arn", ROLE]) == 1
+        release.set()
+    assert titles(capsys.readouterr().out)["reach STS"] == "no"
+    assert watch.seconds < 2.9

@@ -151,7 +151,7 @@ min_ttl_seconds: 3541 is not within 0 to 3540, a minute less than duration_secon
 max_roles: 0 is not a whole number of at least 1
 
 >>> inject()
-clients: nothing to inject: name clients, resources or a session
+clients: nothing to inject: name clients, resources or a session, as in clients=['s3']
 >>> inject(clients="s3")
 clients: a list of service names or a mapping is needed, as in clients=['s3']
 >>> inject(clients=3)

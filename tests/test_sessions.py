@@ -107,6 +107,18 @@ def test_the_default_session_is_boto3s() -> None:
     assert assumed_session(ROLE) is not first
 
 
+def test_a_default_session_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that does not exist is named as the source session's fault, and nothing is kept of it."""
+    monkeypatch.setenv("AWS_PROFILE", "not-there")
+    with pytest.raises(
+        ConfigurationError, match=r"^source_session: boto3's default session cannot be made: .*not-there"
+    ):
+        assumed_session(ROLE)
+
+    monkeypatch.delenv("AWS_PROFILE")
+    assert assumed_session(ROLE)
+
+
 def test_one_default_session_however_many_threads() -> None:
     """Threads that arrive together make one default session, and get one session."""
     start = threading.Barrier(8, timeout=5)

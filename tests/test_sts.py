@@ -27,6 +27,7 @@ from scripted_sts import (
     THROTTLE,
     ScriptedSTS,
     Stopwatch,
+    black_hole,
     drop,
     garble,
     hang,
@@ -302,18 +303,6 @@ def test_a_black_hole_costs_less_than_three_seconds(monkeypatch: pytest.MonkeyPa
 
     assert caught.value.code == "ConnectTimeoutError"
     assert watch.seconds < 2.9
-
-
-def black_hole(stack: contextlib.ExitStack) -> tuple[str, int]:
-    """Return an address that drops packets, as all of STS's do for a VPC without a route."""
-    listener = stack.enter_context(socket.socket())
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    for _ in range(4):  # A full queue of connections drops the next.
-        filler = stack.enter_context(socket.socket())
-        filler.setblocking(False)
-        filler.connect_ex(listener.getsockname())
-    return listener.getsockname()
 
 
 def test_several_black_holes_cost_less_than_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

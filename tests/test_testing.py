@@ -77,6 +77,14 @@ class TestAccounts:
         assert arn == "arn:aws-cn:sts::444444444444:assumed-role/fn/f"
         assert aws.execution_role_arn == "arn:aws-cn:iam::444444444444:role/service-role/fn"
 
+    @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_STS", "AWS_PROFILE"])
+    def test_addresses_and_profiles_of_the_developer(self, monkeypatch, name):
+        """What the developer's shell has set leads no request past moto, and is there again afterwards."""
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        with CrossAccountAWS():
+            assert boto3.client("sts").get_caller_identity()["Arn"] == FUNCTION
+        assert os.environ[name] == "http://127.0.0.1:9"
+
     def test_each_account_has_things_of_its_own(self, aws):
         """What is made with ``account()`` is in that account, and the role's sessions find it."""
         aws.account("222222222222").client("s3").create_bucket(Bucket="theirs")

@@ -314,7 +314,9 @@ def _injections(
     if session is not None:
         _add(injections, "session", session, _Injection("session", {}))
     if not injections:
-        raise ConfigurationError("clients", "nothing to inject: name clients, resources or a session")
+        raise ConfigurationError(
+            "clients", "nothing to inject: name clients, resources or a session, as in clients=['s3']"
+        )
     return injections
 
 

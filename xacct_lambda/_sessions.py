@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import InvalidRegionError
+from botocore.exceptions import BotoCoreError, InvalidRegionError
 from botocore.utils import validate_region_name
 from cachetools import LRUCache
 
@@ -189,11 +189,19 @@ class SessionCache:
             return session
 
     def default_source(self) -> boto3.Session:
-        """Return boto3's default session, made if need be."""
+        """Return boto3's default session, made if need be.
+
+        Raises:
+            ConfigurationError: It cannot be made, as of a profile that does not exist.
+        """
         if boto3.DEFAULT_SESSION is None:
             with self.building:
                 if boto3.DEFAULT_SESSION is None:
-                    setup_default_session()
+                    try:
+                        setup_default_session()
+                    except BotoCoreError as error:
+                        problem = f"boto3's default session cannot be made: {error}"
+                        raise ConfigurationError("source_session", problem) from error
         return cast("boto3.Session", boto3.DEFAULT_SESSION)
 
     def resize(self, *, max_roles: int, max_sessions: int, max_clients: int) -> None:

@@ -11,25 +11,30 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 
 from xacct_lambda import assumed_session
 from xacct_lambda._options import nearest
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
-from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, new_client
+from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, in_thread, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
 __all__ = ["lambda_handler"]
 
 HELP: Final = "find out whether a role can be assumed from here: who am I, can I reach STS, does the role let me in"
 
+_Answer = TypeVar("_Answer")
+
+_TRY_SECONDS: Final = 1.25
 _OF_SESSION: Final = frozenset({"region_name", "min_ttl_seconds"})
 _TITLES: Final = {
     "credentials": "credentials",
@@ -199,14 +204,14 @@ class _Questions:
 
     def reach_sts(self) -> str:
         try:
-            _probe(self._unsigned)
+            _in_time(self._unsigned, _probe)
         except (ResponseParserError, KeyError, ValueError):
             # moto's server, a local AWS, tells which service is asked by the signature.
-            _probe(self._signed)
+            _in_time(self._signed, _probe)
         return str(self._unsigned.meta.endpoint_url)
 
     def caller(self) -> str:
-        return _identity(self._signed)
+        return _in_time(self._signed, _identity)
 
     def assume_role(self) -> str:
         credentials: Any = self._session.get_credentials()
@@ -214,7 +219,7 @@ class _Questions:
         return self.request.role_arn
 
     def assumed(self) -> str:
-        return _identity(self._session.client("sts", config=STS_CONFIG))
+        return _in_time(self._session.client("sts", config=STS_CONFIG), _identity)
 
     def expiration(self) -> str:
         return f"{self._expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -222,6 +227,23 @@ class _Questions:
     def lifetime(self) -> int:
         left: timedelta = self._expires_at - datetime.now(UTC)
         return round(left.total_seconds())
+
+
+def _in_time(client: Any, ask: Callable[[Any], _Answer]) -> _Answer:
+    """Return what STS is asked, in the time of one try: botocore's time-outs hold for each of STS's addresses."""
+    outcome: Future[_Answer] = Future()
+
+    def answer() -> None:
+        try:
+            outcome.set_result(ask(client))
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            outcome.set_exception(error)
+
+    in_thread(answer)
+    try:
+        return outcome.result(_TRY_SECONDS)
+    except FutureTimeoutError:
+        raise ConnectTimeoutError(endpoint_url=client.meta.endpoint_url) from None
 
 
 def _probe(client: Any) -> None:

@@ -368,7 +368,9 @@ class CrossAccountAWS:
                 "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             }
             stack.enter_context(patch.dict(os.environ, self._environment))
-            os.environ.pop("AWS_PROFILE", None)
+            # An address of the developer's own would lead past moto.
+            for name in [name for name in os.environ if name.startswith(("AWS_ENDPOINT_URL", "AWS_PROFILE"))]:
+                del os.environ[name]
             self._exit = stack.pop_all().__exit__
         return self
 
