@@ -51,7 +51,7 @@ def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for
 ) -> dict[str, Any]:
     """Assume many roles at the same time; return their sessions, credentials at hand, in the order of ``role_arns``.
 
-    One bad role never costs the others. 50 roles take about as long as three after one another.
+    One bad role never costs the others. 50 roles take about as long as four after one another.
 
     Args:
         role_arns: ARNs of the roles; one that stands there twice is assumed once.
