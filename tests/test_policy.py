@@ -293,6 +293,13 @@ def test_command_takes_every_option(capsys):
     }
 
 
+def test_command_may_be_run_again(capsys, handlers):
+    """Where the working directory is on the path already, as under ``python -m``, the handler is found as well."""
+    handler = handlers(f'@assume_role("{ROLE}", clients=["s3"])\ndef handler(event, context, *, s3): ...')
+    assert [command("--from-handler", handler) for _ in range(2)] == [0, 0]
+    assert sys.path.count("") == 1
+
+
 def test_command_is_told_the_tags_of_an_event(capsys, handlers):
     """Where a handler's tags depend on the event, ``--tag`` says which they are, and the role demands them."""
     handler = handlers(f"""

@@ -20,7 +20,7 @@ import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError, NoCredentialsError, ParamValidationError
+from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError, ParamValidationError
 from conftest import OTHER_ROLE, ROLE, until
 from scripted_sts import (
     SERVER_FAULT,
@@ -542,6 +542,14 @@ def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) 
 
     assert caught.value.argument == "extra"
     assert server.calls == []
+
+
+def test_other_trouble_with_the_source_session() -> None:
+    """What else keeps botocore from calling STS is told in its words, as the source session's."""
+    error, cause = failure_of(NoRegionError(), REQUEST)
+
+    assert str(error) == f"source_session: cannot call STS for {ROLE}: You must specify a region."
+    assert isinstance(cause, NoRegionError)
 
 
 def test_what_is_told_of_further_parameters() -> None:
