@@ -313,6 +313,13 @@ def test_an_attempt_outlives_those_who_wait(cache: CredentialCache, sts: FakeSTS
     assert sts.calls == 1
 
 
+def test_an_answer_may_be_waited_for_without_end(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Where botocore makes the tries and no context tells the time, the wait ends with the attempt."""
+    sts.longest = None
+
+    assert cache.get(KEY).access_key == "ASIA1"
+
+
 def test_a_slow_renewal_is_not_waited_for_to_the_end(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """Where a renewal takes longer than STS may, what is held serves meanwhile."""
     first = cache.get(KEY)
@@ -500,6 +507,17 @@ def test_the_back_off_doubles(
     assert [later - earlier for earlier, later in pairwise(attempts)] == pauses
 
 
+def test_a_failure_that_is_raised_is_not_logged(
+    cache: CredentialCache, sts: FakeSTS, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing is held, the error tells it all: no record beside it."""
+    sts.failure = outage()
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY)
+
+    assert caplog.messages == []
+
+
 def test_after_an_outage_that_outlasts_the_credentials(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """Expired credentials are never served: the first signature after expiry raises, with the last cause."""
     cache.get(KEY)
@@ -643,6 +661,14 @@ def test_a_failure_for_min_ttl_does_not_hasten_renewal(cache: CredentialCache, s
     clock.advance(HOUR - 900 - 1)
 
     assert cache.get(KEY) is first
+
+
+def test_min_ttl_is_outlived(cache: CredentialCache, sts: FakeSTS) -> None:
+    """Credentials that live just as long as is needed, and no longer, are not enough."""
+    sts.lifetime = 900
+
+    with pytest.raises(STSUnavailableError, match="less than the 900 s needed"):
+        cache.get(KEY, min_ttl_seconds=900)
 
 
 def test_min_ttl_longer_than_what_sts_issues(cache: CredentialCache, sts: FakeSTS) -> None:
