@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import pickle
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +40,16 @@ from scripted_sts import (
 
 from xacct_lambda import assumed_session, cache_info
 from xacct_lambda._request import assume_role_request
-from xacct_lambda._sts import STS, failure_of, frozen_config, in_thread, invocation, seconds_left
+from xacct_lambda._sts import (
+    STS,
+    STS_CONFIG,
+    failure_of,
+    frozen_config,
+    in_thread,
+    invocation,
+    new_client,
+    seconds_left,
+)
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 REFUSAL = (
@@ -400,6 +411,30 @@ def test_one_client_for_a_source_session(server: ScriptedSTS, sts: STS, monkeypa
     sts.forget_clients()
     sts.assume_role(source, REQUEST, None)
     assert len(made) == 3
+
+
+def test_a_client_keeps_its_source(sts: STS) -> None:
+    """Clients are held by the identity of their source session, which no other can come to have while they are."""
+    source = boto3.Session()
+    sts.prepare(source, None)
+    alive = weakref.ref(source)
+    del source
+    gc.collect()
+
+    assert alive() is not None
+
+
+def test_where_botocore_goes_to_the_global_endpoint() -> None:
+    """The client of the Region's endpoint that takes its place has the same configuration."""
+    made = [Mock(meta=Mock(endpoint_url="https://sts.amazonaws.com")), Mock()]
+    source: Any = Mock(region_name="eu-west-1", client=Mock(side_effect=made))
+
+    assert new_client(source, STS_CONFIG) is made[1]
+    regional = "https://sts.eu-west-1.amazonaws.com"
+    assert source.client.mock_calls == [
+        call("sts", config=STS_CONFIG),
+        call("sts", config=STS_CONFIG, endpoint_url=regional),
+    ]
 
 
 def test_sts_config_is_merged_over_the_librarys(server: ScriptedSTS, sts: STS, made: list[Config]) -> None:

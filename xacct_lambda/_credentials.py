@@ -134,12 +134,13 @@ class _Replaced(NamedTuple):
 class _Flight:
     """One attempt under way, for all who need its result."""
 
+    landed_at: float
+
     def __init__(self, *, is_ahead: bool) -> None:
         self.is_ahead = is_ahead
         """Whether it was begun for later, so that nobody takes its failure for theirs."""
         self.done = threading.Event()
         self.thread: int | None = None
-        self.landed_at = float("-inf")
         self.outcome: IssuedCredentials | BaseException | None = None
         self.is_shared = True
         """Whether all who waited take the outcome for theirs; the one who began the attempt always does."""
@@ -289,28 +290,31 @@ class CredentialCache:
         except BaseException as error:  # noqa: BLE001 - those who wait raise it, one of a user's hook too
             outcome = _fresh(error)
             flight.is_shared = isinstance(error, Exception) and not flight.is_ahead
-        spared = None
         try:
+            spared = None
             with self._lock:
                 now = flight.landed_at = self._advance()
                 # After forget() a late result goes to those who waited for it, and is not kept.
                 if self._flights.get(key) is flight:
                     del self._flights[key]
                     spared = self._record(key, outcome, now, remember=flight.is_shared)
+            # Not under the lock: a log handler may be the user's, and may itself sign requests as the role. But before
+            # anybody goes on: Lambda may freeze the environment as soon as the event is answered.
+            if spared:
+                _logger.log(
+                    logging.DEBUG if spared.failed_renewals else logging.WARNING,
+                    "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
+                    key.request.role_arn,
+                    spared.expires_at - now,
+                    _told(outcome),
+                )
+            elif flight.is_ahead and isinstance(outcome, BaseException):
+                _logger.warning(
+                    "Credentials could not be fetched ahead; the first event tries again. %s", _told(outcome)
+                )
         finally:
             flight.outcome = outcome
             flight.done.set()
-        # Not under the lock: a log handler may be the user's, and may itself sign requests as the role.
-        if spared:
-            _logger.log(
-                logging.DEBUG if spared.failed_renewals else logging.WARNING,
-                "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
-                key.request.role_arn,
-                spared.expires_at - now,
-                _told(outcome),
-            )
-        elif flight.is_ahead and isinstance(outcome, BaseException):
-            _logger.warning("Credentials could not be fetched ahead; the first event tries again. %s", _told(outcome))
 
     def _record(
         self, key: CredentialKey, outcome: IssuedCredentials | BaseException, now: float, *, remember: bool
