@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import io
 import json
 import os
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import warnings
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -255,13 +254,16 @@ class TestDurableExecution:
     def run(handler: Any) -> Any:
         from aws_durable_execution_sdk_python_testing import DurableFunctionTestRunner  # noqa: PLC0415 - if it is here
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # the runner's own event loop, which it leaves open
-            with DurableFunctionTestRunner(handler=handler, poll_interval=0.01, execution_timeout=10) as runner:
-                result = json.loads(runner.run(input="{}").result)
-            del runner
-            gc.collect()
-        return result
+        loops: list[asyncio.AbstractEventLoop] = []
+        new_event_loop = asyncio.new_event_loop
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "new_event_loop", lambda: loops.append(new_event_loop()) or loops[-1])
+            try:
+                with DurableFunctionTestRunner(handler=handler, poll_interval=0.01, execution_timeout=10) as runner:
+                    return json.loads(runner.run(input="{}").result)
+            finally:
+                for loop in loops:  # the runner leaves its own open
+                    loop.close()
 
     def test_branches_in_threads(self, execution: Any) -> None:
         """Branches that run in threads share the injected client and one AssumeRole call."""
