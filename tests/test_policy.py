@@ -427,8 +427,9 @@ def test_plan_shows_no_secret():
         (["--role-arn", "Reader"], "is not the ARN of a role"),
     ],
 )
-def test_command_refuses_with_status_2(capsys, options, said):
+def test_command_refuses_with_status_2(capsys, monkeypatch, options, said):
     """A mistake on the command line is named on standard error, with status 2 and nothing on standard output."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert command(*options) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
