@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -242,8 +241,8 @@ def _in_time(client: Any, ask: Callable[[Any], _Answer]) -> _Answer:
     in_thread(answer)
     try:
         return outcome.result(_TRY_SECONDS)
-    except FutureTimeoutError:
-        raise ConnectTimeoutError(endpoint_url=client.meta.endpoint_url) from None
+    except TimeoutError as error:
+        raise ConnectTimeoutError(endpoint_url=client.meta.endpoint_url) from error
 
 
 def _probe(client: Any) -> None:

@@ -300,7 +300,7 @@ class CrossAccountAWS:
     """
 
     home_account: str
-    """The function's account."""
+    """The function's account, 12 digits."""
     function_name: str
     """Name of the function."""
     region_name: str
@@ -326,7 +326,6 @@ class CrossAccountAWS:
         strict: bool = True,
     ) -> None:
         self.home_account = _checked_account("home_account", home_account)
-        """The function's account, 12 digits."""
         self.function_name = function_name
         self.region_name = region_name
         if not isinstance(execution_role, str) or execution_role.startswith(("arn:", "role/", "/")):
