@@ -542,17 +542,25 @@ def test_extra_may_be_as_long_as_five_contexts() -> None:
     assert assume_role_request(ROLE, extra={"Novelty": "x" * 20_466}).extra
 
 
+class Loner(str):
+    """A string that claims to be equal to none."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 0
+
+
 def test_names_of_further_parameters_are_taken_by_their_characters() -> None:
     """A string that says it is another name than it holds does not bring in a parameter that has an argument."""
-
-    class Liar(str):
-        __slots__ = ()
-
-        def __eq__(self, other: object) -> bool:
-            return False
-
-        def __hash__(self) -> int:
-            return 0
-
     with pytest.raises(ConfigurationError, match="ExternalId has an argument of its own"):
-        assume_role_request(ROLE, extra={Liar("ExternalId"): "smuggled"})
+        assume_role_request(ROLE, extra={Loner("ExternalId"): "smuggled"})
+
+
+def test_a_key_that_stands_twice_in_a_mapping() -> None:
+    """Two keys of a policy that are one key in JSON are refused, as it is one of the two that would be lost."""
+    with pytest.raises(ConfigurationError, match="policy: not a JSON document: the same key stands twice"):
+        assume_role_request(ROLE, policy={"Statement": [{"Effect": "Deny", Loner("Effect"): "Allow"}]})

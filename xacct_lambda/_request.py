@@ -263,7 +263,7 @@ def _policy(value: str | Mapping[str, Any]) -> str:
 
 def _canonical_json(document: object) -> str:
     text = json.dumps(document, default=_as_dict, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    # The keys 1 and "1" of a Python mapping are one key in JSON.
+    # A mapping may have two keys of the same characters, where they are of a class with its own idea of equality.
     parsed = json.loads(text, object_pairs_hook=_without_duplicates)
     # Half a character, which JSON can write, cannot be sent.
     json.dumps(parsed, ensure_ascii=False).encode()
