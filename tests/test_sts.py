@@ -506,6 +506,11 @@ def test_equal_configurations_are_one_key(name: str) -> None:
     assert frozen_config(config) != frozen_config(Config())
 
 
+def test_true_and_one_are_two_keys() -> None:
+    """Options that Python takes for equal and botocore does not (it compares with ``is True``) are two cache keys."""
+    assert frozen_config(Config(endpoint_discovery_enabled=1)) != frozen_config(Config(endpoint_discovery_enabled=True))
+
+
 # --- Calls that cannot be made ----------------------------------------------------------------------------------------
 
 
