@@ -158,9 +158,9 @@ def test_a_clock_set_back_does_not_extend_a_life(cache: CredentialCache, sts: Fa
 
 
 def test_a_clock_that_trembles_costs_nothing(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
-    """A step back of less than a second, as a clock's discipline makes them, drops nothing."""
+    """A step back of a second at most, as a clock's discipline makes them, drops nothing."""
     first = cache.get(KEY)
-    clock.advance(-0.9)
+    clock.advance(-1)
 
     assert cache.get(KEY) is first
     assert sts.calls == 1
@@ -408,6 +408,19 @@ def test_an_attempt_that_cannot_begin_is_forgotten(sts: FakeSTS, clock: Clock) -
         cache.get(KEY)
 
     assert cache.get(KEY).access_key == "ASIA1"
+
+
+def test_an_interrupt_that_forgets_before_the_attempt_begins(sts: FakeSTS, clock: Clock) -> None:
+    """A signal handler that clears the cache and raises, as a time-out's may, is not followed by another error."""
+
+    def spawn(_task: Callable[[], None]) -> None:
+        cache.forget()
+        raise KeyboardInterrupt
+
+    cache = CredentialCache(sts, clock=clock, spawn=spawn)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.get(KEY)
 
 
 def test_a_call_that_waits_for_itself(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
@@ -922,6 +935,24 @@ def test_credentials_have_botocores_attributes(cache: CredentialCache, sts: Fake
     assert (credentials.access_key, credentials.secret_key, credentials.token) == ("ASIA1", "secret-1", "token-1")
     assert repr(credentials) == f"AssumedRoleCredentials({ROLE!r})"
     assert sts.calls == 1
+
+
+def test_the_last_half_second(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Where nothing is said of how long credentials must live, they serve through an outage to their very end."""
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
+    assert credentials.token == "token-1"
+    sts.failure = outage()
+    clock.advance(HOUR - 0.5)
+
+    assert credentials.token == "token-1"
+
+
+def test_a_key_is_found_among_many() -> None:
+    """Neither the keys of many roles nor those of many sources fall into one bucket of a dictionary."""
+    sources = [boto3.Session() for _ in range(3)]
+    requests = [assume_role_request(f"{ROLE}-{number}") for number in range(3)]
+
+    assert len({hash(CredentialKey(source, request)) for source in sources for request in requests}) == 9
 
 
 def test_what_the_credentials_were_made_with_reaches_sts(cache: CredentialCache, sts: FakeSTS) -> None:

@@ -20,10 +20,11 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError, NoAuthTokenError
 from botocore.loaders import JSONFileLoader
-from conftest import OTHER_ROLE, ROLE, FakeSTS, holds_in_a_fork, until
+from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, until
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._loader import _FileLoader
 from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import FrozenCredentials, uniform
 from xacct_lambda.exceptions import ConfigurationError, STSUnavailableError
@@ -170,6 +171,16 @@ def test_role_chaining_lives_an_hour_at_most() -> None:
     assert caught.value.argument == "duration_seconds"
 
 
+def test_the_last_half_second(sts: FakeSTS, clock: Clock) -> None:
+    """Without ``min_ttl_seconds``, a session works through an outage to the very end of its credentials' life."""
+    session = assumed_session(ROLE)
+    token = token_of(session)
+    sts.failure = outage()
+    clock.advance(3599.5)
+
+    assert token_of(session) == token
+
+
 def test_min_ttl_reaches_the_credentials(sts: FakeSTS) -> None:
     """``min_ttl_seconds`` makes a session renew what would live for less, to the limits of the range."""
     assert token_of(assumed_session(ROLE, min_ttl_seconds=timedelta(seconds=3540)))
@@ -290,6 +301,14 @@ def test_sessions_neither_print_nor_pickle_secrets() -> None:
     )
 
 
+def test_a_source_session_lives_as_long_as_its_sessions() -> None:
+    """A source session that the caller keeps no other reference to is there when the role is assumed."""
+    session = assumed_session(ROLE, source_session=boto3.Session())
+    gc.collect()
+
+    assert token_of(session) == "token-1"
+
+
 def test_a_callers_bearer_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bearer token in the environment is the caller's: no client of an assumed session sends it."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "callers-bearer-token")
@@ -319,15 +338,31 @@ def test_sessions_share_the_loader_of_their_source() -> None:
 
 def test_a_further_role_reads_nothing_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client of a further role is made from the models of the first: not one file of botocore's is read again."""
-    assumed_session(ROLE).client("s3")
     read: list[str] = []
-    real = JSONFileLoader.load_file
-    monkeypatch.setattr(JSONFileLoader, "load_file", lambda self, path: read.append(path) or real(self, path))
+
+    def spy_on(reader: type[JSONFileLoader]) -> None:
+        real = reader.load_file
+        monkeypatch.setattr(reader, "load_file", lambda self, path: read.append(path) or real(self, path))
+
+    spy_on(JSONFileLoader)
+    spy_on(_FileLoader)
+    assumed_session(ROLE).client("s3")
+    assert any("s3" in path for path in read)
+    read.clear()
 
     for number in range(5):
         assumed_session(f"{ROLE}-{number}").client("s3")
 
     assert read == []
+
+
+def test_botocores_own_hooks_are_there_once() -> None:
+    """What botocore registers on a session is what an assumed session has of its source, and not once more."""
+    source = boto3.Session()
+    session = assumed_session(ROLE, source_session=source)
+
+    answers = [events.emit("choose-service-name", service_name="sts") for events in (source.events, session.events)]
+    assert [len(each) for each in answers] == [1, 1]
 
 
 def test_a_shared_loader_does_not_grow() -> None:
@@ -437,10 +472,12 @@ def test_bounds_are_whole_numbers(bound: str, value: Any) -> None:
 
 
 def test_the_number_of_roles_is_settable() -> None:
-    """``max_roles`` reaches the credential cache."""
+    """``max_roles`` reaches the credential cache, which holds a thousand if nothing is said."""
+    assert _sessions.new_state().credentials.max_roles == 1000
     cache_resize(max_roles=3)
-
     assert _sessions.state.credentials.max_roles == 3
+    cache_resize()
+    assert _sessions.state.credentials.max_roles == 1000
 
 
 def test_resizing_leaves_nothing_behind() -> None:

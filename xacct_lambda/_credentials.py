@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 import threading
 import time
@@ -37,6 +38,7 @@ _Error = TypeVar("_Error", bound=BaseException)
 
 _MINUTE: Final = 60
 MANDATORY_SECONDS: Final = 60
+MAX_ROLES: Final = 1000
 _JITTER: Final = 1 / 3
 """The part of the advisory window over which a fleet's renewals spread."""
 
@@ -134,6 +136,7 @@ class _Replaced(NamedTuple):
 class _Flight:
     """One attempt under way, for all who need its result."""
 
+    outcome: IssuedCredentials | BaseException
     landed_at: float
 
     def __init__(self, *, is_ahead: bool) -> None:
@@ -141,7 +144,6 @@ class _Flight:
         """Whether it was begun for later, so that nobody takes its failure for theirs."""
         self.done = threading.Event()
         self.thread: int | None = None
-        self.outcome: IssuedCredentials | BaseException | None = None
         self.is_shared = True
         """Whether all who waited take the outcome for theirs; the one who began the attempt always does."""
 
@@ -166,14 +168,14 @@ class CredentialCache:
         clock: Callable[[], float] = time.time,
         jitter: Callable[[float, float], float] = uniform,
         spawn: Callable[[Callable[[], None]], None] = in_thread,
-        max_roles: int = 1000,
+        max_roles: int = MAX_ROLES,
     ) -> None:
         self._sts = sts
         self.clock = clock
         self._jitter = jitter
         self._spawn = spawn
         self.max_roles = max_roles
-        self._latest = float("-inf")
+        self._latest = -math.inf
         # Reentrant, as a handler of a signal may sign requests in the midst of a look-up.
         self._lock = threading.RLock()
         self._hits = self._misses = self._failures = 0

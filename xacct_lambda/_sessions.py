@@ -10,7 +10,7 @@ import threading
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import boto3
 import botocore.session
@@ -19,13 +19,18 @@ from botocore.exceptions import BotoCoreError, InvalidRegionError
 from botocore.utils import validate_region_name
 from cachetools import LRUCache
 
-from xacct_lambda._credentials import MANDATORY_SECONDS, AssumedRoleCredentials, CredentialCache, CredentialKey
+from xacct_lambda._credentials import (
+    MANDATORY_SECONDS,
+    MAX_ROLES,
+    AssumedRoleCredentials,
+    CredentialCache,
+    CredentialKey,
+)
 from xacct_lambda._loader import setup_default_session
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request, shown
 from xacct_lambda._sts import STS, frozen_config
 from xacct_lambda.exceptions import ConfigurationError
 
-_MAX_ROLES: Final = 1000
 _MAX_SESSIONS: Final = 100
 _MAX_CLIENTS: Final = 20
 _CHAINED_SECONDS: Final = 3600
@@ -52,8 +57,9 @@ class AssumedSession(boto3.Session):
         credentials.watch(events)
         profile = None if source.profile_name == "default" else source.profile_name
         session = botocore.session.Session(event_hooks=events, include_builtin_handlers=False, profile=profile)
-        session.register_component("credential_provider", _Provider(credentials))
-        session.register_component("token_provider", _Provider(credentials))
+        provider = _Provider(credentials)
+        session.register_component("credential_provider", provider)
+        session.register_component("token_provider", provider)
         # No public name leads to a session's loader. It holds the parsed service models, which are most of what a
         # session costs (12 MB and 100 ms), and the source's own data path.
         session.register_component("data_loader", source._loader)  # noqa: SLF001
@@ -171,9 +177,9 @@ class SessionCache:
         source: boto3.Session,
         request: AssumeRoleRequest,
         *,
-        region_name: str | None = None,
-        min_ttl_seconds: float = 0,
-        sts_config: Config | None = None,
+        region_name: str | None,
+        min_ttl_seconds: float,
+        sts_config: Config | None,
     ) -> AssumedSession:
         """Return the session for these arguments; the same one while it is held."""
         key = _SessionKey(
@@ -194,7 +200,8 @@ class SessionCache:
         Raises:
             ConfigurationError: It cannot be made, as of a profile that does not exist.
         """
-        if boto3.DEFAULT_SESSION is None:
+        # Not `if`: another thread may set boto3's back to None meanwhile, as tests do.
+        while (default := boto3.DEFAULT_SESSION) is None:
             with self.building:
                 if boto3.DEFAULT_SESSION is None:
                     try:
@@ -202,7 +209,7 @@ class SessionCache:
                     except BotoCoreError as error:
                         problem = f"boto3's default session cannot be made: {error}"
                         raise ConfigurationError("source_session", problem) from error
-        return cast("boto3.Session", boto3.DEFAULT_SESSION)
+        return default
 
     def resize(self, *, max_roles: int, max_sessions: int, max_clients: int) -> None:
         """Set the bounds, and forget everything."""
@@ -387,7 +394,7 @@ def cache_clear() -> None:
 
 
 def cache_resize(
-    *, max_roles: int = _MAX_ROLES, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
+    *, max_roles: int = MAX_ROLES, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
 ) -> None:
     """Set how much is remembered, and start empty.
 
