@@ -301,12 +301,13 @@ def test_sessions_neither_print_nor_pickle_secrets() -> None:
     )
 
 
-def test_a_source_session_lives_as_long_as_its_sessions() -> None:
+def test_a_source_session_lives_as_long_as_its_sessions(sts: FakeSTS) -> None:
     """A source session that the caller keeps no other reference to is there when the role is assumed."""
     session = assumed_session(ROLE, source_session=boto3.Session())
     gc.collect()
 
     assert token_of(session) == "token-1"
+    assert [type(source) for source, _, _ in sts.asked] == [boto3.Session]
 
 
 def test_a_callers_bearer_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
