@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import re
 import threading
 import time
@@ -175,7 +174,7 @@ class CredentialCache:
         self._jitter = jitter
         self._spawn = spawn
         self.max_roles = max_roles
-        self._latest = -math.inf
+        self._latest = clock()
         # Reentrant, as a handler of a signal may sign requests in the midst of a look-up.
         self._lock = threading.RLock()
         self._hits = self._misses = self._failures = 0
