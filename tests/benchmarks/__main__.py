@@ -16,8 +16,8 @@ from .page import DOCS
 from .processor import held_processor
 from .report import CHART, COMMAND, draw, markdown
 
-_DEFAULT = Effort(repeat=7, repeat_long=3, most_roles=2000, warm_rounds=30)
-_QUICK = Effort(repeat=1, repeat_long=1, most_roles=60, warm_rounds=5)
+_DEFAULT = Effort(repeat=7, repeat_cold=21, repeat_long=3, most_roles=2000, warm_rounds=30)
+_QUICK = Effort(repeat=1, repeat_cold=1, repeat_long=1, most_roles=60, warm_rounds=5)
 
 
 def main() -> None:

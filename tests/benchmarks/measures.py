@@ -40,6 +40,8 @@ class Effort:
     """How much is measured."""
 
     repeat: int
+    repeat_cold: int
+    """For the cold start, since ratios of it differ by some hundredths from run to run."""
     repeat_long: int
     """For what takes seconds, and varies less."""
     most_roles: int
@@ -164,7 +166,7 @@ def measure(runner: Runner, effort: Effort, hold: Hold) -> Figures:
     figures = Figures()
     # Not counted: the first to import a module compiles it and reads it from the disk.
     runner.rounds(1, "cold_start", COLD)
-    figures.cold = runner.rounds(repeat, "cold_start", COLD, sts=STS_MILLISECONDS)
+    figures.cold = runner.rounds(effort.repeat_cold, "cold_start", COLD, sts=STS_MILLISECONDS)
     figures.held = runner.rounds(repeat, "cold_start", COLD, sts=STS_MILLISECONDS, hold=hold)
     figures.steps = runner.rounds(repeat, "cold_steps", ("xacct", "article"), sts=STS_MILLISECONDS)
     figures.imported = runner.rounds(repeat, "imported", LIBRARIES)

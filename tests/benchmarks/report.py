@@ -244,8 +244,9 @@ $ pip install -e '.[benchmark]'
 $ {COMMAND}
 ```
 
-Every figure is the median of {effort.repeat} runs in fresh processes ({effort.repeat_long} for further roles and for
-many at once), unless said otherwise; ratios are taken within a round, the contestants of which run one after the other.
+Every figure is the median of {effort.repeat} runs in fresh processes ({effort.repeat_cold} for a cold start whose
+processor is not held, {effort.repeat_long} for further roles and for many at once), unless said otherwise; ratios are
+taken within a round, the contestants of which run one after the other.
 STS and S3 are a local server without TLS, so that neither side's time contains the network; where STS is
 "{STS_MILLISECONDS} ms away", that server sleeps for so long.
 
