@@ -77,13 +77,24 @@ class TestAccounts:
         assert arn == "arn:aws-cn:sts::444444444444:assumed-role/fn/f"
         assert aws.execution_role_arn == "arn:aws-cn:iam::444444444444:role/service-role/fn"
 
-    @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_STS", "AWS_PROFILE"])
-    def test_addresses_and_profiles_of_the_developer(self, monkeypatch, name):
-        """What the developer's shell has set leads no request past moto, and is there again afterwards."""
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-        with CrossAccountAWS():
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("AWS_CREDENTIAL_EXPIRATION", "2020-01-01T00:00:00Z"),
+            ("AWS_DEFAULT_PROFILE", "mine"),
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+            ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9"),
+            ("AWS_PROFILE", "mine"),
+            ("AWS_SECURITY_TOKEN", "my-token"),
+        ],
+    )
+    def test_what_the_developers_shell_has_set(self, monkeypatch, name, value):
+        """It leads no request past moto nor to other credentials than the function's, and is there again afterwards."""
+        monkeypatch.setenv(name, value)
+        with CrossAccountAWS() as aws:
             assert boto3.client("sts").get_caller_identity()["Arn"] == FUNCTION
-        assert os.environ[name] == "http://127.0.0.1:9"
+            assert boto3.Session().get_credentials().token == aws.environment["AWS_SESSION_TOKEN"]
+        assert os.environ[name] == value
 
     def test_each_account_has_things_of_its_own(self, aws):
         """What is made with ``account()`` is in that account, and the role's sessions find it."""

@@ -49,6 +49,15 @@ __all__ = ["AssumeRoleCall", "CrossAccountAWS", "FaultySTS", "LambdaContext", "i
 _SESSION_DURATION: Final = range(3600, 43201)
 """Seconds that IAM takes for a role's longest session."""
 
+_DEVELOPERS: Final = (
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "AWS_SECURITY_TOKEN",
+)
+"""How variables of a shell begin that would lead past moto, or to others than the function's credentials."""
+
 _logger = logging.getLogger(__name__)
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -367,8 +376,7 @@ class CrossAccountAWS:
                 "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             }
             stack.enter_context(patch.dict(os.environ, self._environment))
-            # An address of the developer's own would lead past moto.
-            for name in [name for name in os.environ if name.startswith(("AWS_ENDPOINT_URL", "AWS_PROFILE"))]:
+            for name in [name for name in os.environ if name.startswith(_DEVELOPERS)]:
                 del os.environ[name]
             self._exit = stack.pop_all().__exit__
         return self
