@@ -24,7 +24,7 @@ from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, 
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
 from xacct_lambda._credentials import CredentialCache
-from xacct_lambda._loader import _FileLoader
+from xacct_lambda._loader import _FileLoader, setup_default_session
 from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import FrozenCredentials, uniform
 from xacct_lambda.exceptions import ConfigurationError, STSUnavailableError
@@ -118,6 +118,20 @@ def test_a_default_session_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.delenv("AWS_PROFILE")
     assert assumed_session(ROLE)
+
+
+def test_a_default_session_that_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another thread sets boto3's default session back just when it was made, it is made again."""
+    made: list[Any] = []
+
+    def setup() -> None:
+        setup_default_session()
+        made.append(boto3.DEFAULT_SESSION)
+        boto3.DEFAULT_SESSION = made[-1] if len(made) > 1 else None
+
+    monkeypatch.setattr(_sessions, "setup_default_session", setup)
+
+    assert _sessions.state.default_source() is made[1]
 
 
 def test_one_default_session_however_many_threads() -> None:

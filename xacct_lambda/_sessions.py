@@ -200,7 +200,7 @@ class SessionCache:
         Raises:
             ConfigurationError: It cannot be made, as of a profile that does not exist.
         """
-        # Not `if`: another thread may set boto3's back to None meanwhile, as tests do.
+        # Again where another thread has set it back to None meanwhile, as tests do.
         while (default := boto3.DEFAULT_SESSION) is None:
             with self.building:
                 if boto3.DEFAULT_SESSION is None:
