@@ -33,7 +33,8 @@ HELP: Final = "find out whether a role can be assumed from here: who am I, can I
 
 _Answer = TypeVar("_Answer")
 
-_TRY_SECONDS: Final = 1.25
+_ANSWER_SECONDS: Final = 1.25
+"""Of each question; the second in which one address is tried, and some for what comes before it."""
 _OF_SESSION: Final = frozenset({"region_name", "min_ttl_seconds"})
 _TITLES: Final = {
     "credentials": "credentials",
@@ -229,7 +230,7 @@ class _Questions:
 
 
 def _in_time(client: Any, ask: Callable[[Any], _Answer]) -> _Answer:
-    """Return what STS is asked, in the time of one try: botocore's time-outs hold for each of STS's addresses."""
+    """Return what STS answers, or raise where it takes longer: botocore's time-outs hold for each of its addresses."""
     outcome: Future[_Answer] = Future()
 
     def answer() -> None:
@@ -240,7 +241,7 @@ def _in_time(client: Any, ask: Callable[[Any], _Answer]) -> _Answer:
 
     in_thread(answer)
     try:
-        return outcome.result(_TRY_SECONDS)
+        return outcome.result(_ANSWER_SECONDS)
     except TimeoutError as error:
         raise ConnectTimeoutError(endpoint_url=client.meta.endpoint_url) from error
 
