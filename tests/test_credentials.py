@@ -520,6 +520,25 @@ def test_the_back_off_doubles(
     assert [later - earlier for earlier, later in pairwise(attempts)] == pauses
 
 
+def test_a_failure_is_logged_before_anybody_goes_on(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is out before the event can be answered, after which Lambda may freeze the environment."""
+    cache.get(KEY)
+    clock.advance(HOUR - 900)
+    sts.failure = outage()
+    went_on = threading.Event()
+    seen: list[bool] = []
+    handler = logging.Handler()
+    handler.emit = lambda _record: seen.append(went_on.wait(0.2))  # type: ignore[method-assign]
+    monkeypatch.setattr(logging.getLogger("xacct_lambda._credentials"), "handlers", [handler])
+
+    cache.get(KEY)
+    went_on.set()
+
+    assert seen == [False]
+
+
 def test_a_failure_that_is_raised_is_not_logged(
     cache: CredentialCache, sts: FakeSTS, caplog: pytest.LogCaptureFixture
 ) -> None:
