@@ -47,7 +47,7 @@ intersphinx_timeout = 5
 # What signatures show in the place of private names, and of options that the text lists.
 _CALLABLE = "collections.abc.Callable"
 SHOWN = {
-    r"~?xacct_lambda\._handler\._Decorator": f"{_CALLABLE}[[{_CALLABLE}], {_CALLABLE}]",
+    r"~?xacct_lambda\._decorator\._Decorator": f"{_CALLABLE}[[{_CALLABLE}], {_CALLABLE}]",
     r"~?xacct_lambda\.testing\._IsolatedCache": "contextlib.AbstractContextManager[None]",
     r"~?typing\.Unpack\[~?xacct_lambda\._options\.AssumeRoleOptions\]": "typing.Any",
     r"\b_context\b": "context",
@@ -76,6 +76,6 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-resolved", _open_when_clicked)
     app.connect("autodoc-process-signature", _without_private_names)
     # Overloads tell type checkers what return_exceptions means; the function's own signature has all arguments.
-    analyzer = ModuleAnalyzer.for_module("xacct_lambda._accounts")
+    analyzer = ModuleAnalyzer.for_module("xacct_lambda._fan_out")
     analyzer.analyze()
     analyzer.overloads.clear()

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from scripted_sts import ScriptedSTS, scripted_sts
 
 from xacct_lambda import _sessions
-from xacct_lambda._credentials import CredentialCache
+from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda._sessions import SessionCache
 from xacct_lambda._sts import FrozenCredentials, IssuedCredentials
@@ -62,7 +62,7 @@ class FakeSTS:
         self.longest: float | None = 5.0
         """How many seconds it is waited for."""
         self.during: Callable[[], None] = lambda: None
-        self.forgotten = 0
+        self.cleared = 0
         self.prepared: list[tuple[boto3.Session, Any]] = []
         self.asked: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
         """The arguments of each call."""
@@ -84,14 +84,14 @@ class FakeSTS:
         frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
         return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
 
-    def patience(self, config: Any) -> float | None:
+    def max_wait_seconds(self, config: Any) -> float | None:
         return self.longest
 
     def prepare(self, source: boto3.Session, config: Any) -> None:
         self.prepared.append((source, config))
 
-    def forget_clients(self) -> None:
-        self.forgotten += 1
+    def clear_clients(self) -> None:
+        self.cleared += 1
 
 
 def refusal(code: str = "AccessDenied", role_arn: str = ROLE) -> AssumeRoleError:
@@ -123,7 +123,7 @@ def sts(clock: Clock) -> FakeSTS:
 @pytest.fixture
 def _sts_is_fake(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions fetch credentials of ``sts``, by the clock that is set by hand."""
-    monkeypatch.setattr(_sessions, "state", SessionCache(CredentialCache(sts, clock=clock)))
+    monkeypatch.setattr(_sessions, "default_cache", SessionCache(CredentialCache(sts, clock=clock)))
 
 
 @pytest.fixture
@@ -204,6 +204,6 @@ def _no_credentials_but_these(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) ->
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another's sessions, credentials or default session."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr(_sessions, "state", _sessions.new_state())
+    monkeypatch.setattr(_sessions, "default_cache", _sessions.new_cache())
     yield
-    _sessions.state.clear()
+    _sessions.default_cache.clear()

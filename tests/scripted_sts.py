@@ -116,7 +116,7 @@ class ScriptedSTS:
         """The access key of each request, empty where it was not signed."""
         self.user_agents: list[str] = []
         self._numbers = itertools.count(1)
-        self._issued: dict[str, str] = {}
+        self._checked_credentials: dict[str, str] = {}
 
     def count(self, action: str = "AssumeRole") -> int:
         """Return how many requests of one action have come in."""
@@ -137,10 +137,10 @@ class ScriptedSTS:
         if not signer:
             return 403, _error("MissingAuthenticationToken", "Request is missing Authentication Token")
         if call["Action"] == "GetCallerIdentity":
-            arn = self._issued.get(signer, CALLER)
+            arn = self._checked_credentials.get(signer, CALLER)
             return 200, _result("GetCallerIdentity", f"<Arn>{arn}</Arn><Account>{arn.split(':')[4]}</Account>")
         number = next(self._numbers)
-        self._issued[f"ASIA{number}"] = _assumed_role_arn(call)
+        self._checked_credentials[f"ASIA{number}"] = _assumed_role_arn(call)
         return issue(call, number=number, ahead_seconds=self.ahead_seconds)
 
 

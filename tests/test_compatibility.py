@@ -27,7 +27,7 @@ from moto import mock_aws
 from scripted_sts import ScriptedSTS, refuse, serve
 
 from xacct_lambda import assume_role, assumed_session, cache_info
-from xacct_lambda._sts import seconds_left
+from xacct_lambda._invocation import remaining_seconds
 
 CONTEXT: Any = SimpleNamespace(
     function_name="read-orders",
@@ -293,9 +293,9 @@ class TestDurableExecution:
         @assume_role(ROLE, clients=["sts"])
         def lambda_handler(event, context, *, sts):
             def branch(context, item, index, items):
-                return seconds_left()
+                return remaining_seconds()
 
-            return [seconds_left(), *context.map([1], branch).get_results()]
+            return [remaining_seconds(), *context.map([1], branch).get_results()]
 
         assert self.run(lambda_handler) == [900 - 0.25, None]
 

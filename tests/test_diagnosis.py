@@ -23,7 +23,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from xacct_lambda import _diagnosis, _sts
+from xacct_lambda import _diagnosis, _errors
 from xacct_lambda._request import assume_role_request
 from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
 
@@ -441,7 +441,7 @@ def test_no_text_is_too_strange():
     assert all(ROLE in _diagnosis.refusal(code, text, request()) for text in cut for code in ("AccessDenied", "Other"))
 
 
-@pytest.mark.parametrize("code", sorted(_diagnosis.CALLERS_FAULTS))
+@pytest.mark.parametrize("code", sorted(_diagnosis.CALLER_ERRORS))
 def test_callers_codes(code):
     """What the credential cache takes for a fault of the caller's credentials, the message calls one."""
     assert "The caller's own credentials" in _diagnosis.refusal(code, "no", request())
@@ -497,7 +497,7 @@ REGIONAL = "https://sts.eu-west-1.amazonaws.com/"
 )
 def test_no_answer(error, said):
     """A call without an answer says what a VPC needs, and says it only where the network is in question."""
-    raised, _ = _sts.failure_of(error, request())
+    raised, _ = _errors.translate_error(error, request())
     assert isinstance(raised, STSUnavailableError)
     assert said in str(raised)
     is_of_network = isinstance(error, ConnectionError | HTTPClientError)
@@ -511,7 +511,7 @@ def client_error(code, text, status=403):
 
 def test_error_is_a_client_error():
     """Code that catches ClientError and reads the code and the operation needs no change."""
-    raised, cause = _sts.failure_of(client_error("AccessDenied", DENIED), request())
+    raised, cause = _errors.translate_error(client_error("AccessDenied", DENIED), request())
     assert isinstance(raised, AssumeRoleError)
     assert isinstance(raised, ClientError)
     assert (raised.code, raised.response["Error"]["Message"], raised.operation_name, raised.role_arn) == (
@@ -525,20 +525,20 @@ def test_error_is_a_client_error():
 
 def test_error_pickles_with_its_message():
     """The advice survives a pickle, as between processes."""
-    raised, _ = _sts.failure_of(client_error("AccessDenied", DENIED), request())
+    raised, _ = _errors.translate_error(client_error("AccessDenied", DENIED), request())
     copy = pickle.loads(pickle.dumps(raised))
     assert (type(copy), str(copy), copy.response) == (type(raised), str(raised), raised.response)
 
 
 def test_error_without_code_and_text():
     """An answer without a code and a text is an answer of which nothing is known."""
-    raised, _ = _sts.failure_of(ClientError({"Error": {}}, "AssumeRole"), request())
+    raised, _ = _errors.translate_error(ClientError({"Error": {}}, "AssumeRole"), request())
     assert str(raised) == f"STS refused the request for {ROLE}. STS said nothing."
 
 
 def test_answer_of_5xx_is_no_refusal():
     """An answer of 5xx is a failure of STS, whatever its code."""
-    raised, _ = _sts.failure_of(client_error("Strange", "", status=503), request())
+    raised, _ = _errors.translate_error(client_error("Strange", "", status=503), request())
     assert isinstance(raised, STSUnavailableError)
     assert "a fault on its side" in str(raised)
 
@@ -554,14 +554,14 @@ def test_documented_messages(said, message):
     """What docs/troubleshooting.md shows is what the library says, word for word."""
     answer = re.fullmatch(r"An error occurred \((\w+)\) when calling the AssumeRole operation: (.*)", said)
     error = client_error(answer[1], answer[2]) if answer else ConnectTimeoutError(endpoint_url=REGIONAL)
-    raised, _ = _sts.failure_of(error, request())
+    raised, _ = _errors.translate_error(error, request())
     assert f"{type(raised).__name__}: {raised}" == message
 
 
 @pytest.mark.parametrize("error", [NoCredentialsError(), ResponseParserError()])
 def test_documented_messages_without_an_answer(error):
     """What docs/troubleshooting.md shows for a call that did not reach STS is what the library says, word for word."""
-    raised, _ = _sts.failure_of(error, request())
+    raised, _ = _errors.translate_error(error, request())
     assert f"```text\n{type(raised).__name__}: {raised}\n```" in TROUBLESHOOTING.read_text(encoding="utf-8")
 
 

@@ -255,7 +255,7 @@ def test_code_that_is_not_run_is_typed(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("module", ["", "._handler", ".events", ".policy", ".testing"])
+@pytest.mark.parametrize("module", ["", "._decorator", ".events", ".policy", ".testing"])
 def test_code_in_docstrings_runs(module: str) -> None:
     """The examples of docstrings, which the reference shows, run as they stand."""
     home = importlib.import_module(f"xacct_lambda{module}")

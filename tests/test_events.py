@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from scripted_sts import ScriptedSTS
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info, cache_resize
-from xacct_lambda._credentials import CredentialCache
-from xacct_lambda._handler import AssumeRoleOptions
+from xacct_lambda._credential_cache import CredentialCache
+from xacct_lambda._decorator import AssumeRoleOptions
 from xacct_lambda._sessions import SessionCache
 from xacct_lambda.events import api_caller_account, event_field, eventbridge_account, role_for, tenant_id
 from xacct_lambda.exceptions import ConfigurationError
@@ -241,11 +241,11 @@ class Recorder:
 def recorded() -> Iterator[list[Any]]:
     """Yield the requests for which sessions are asked meanwhile."""
     recorder = Recorder()
-    original, _sessions.state = _sessions.state, recorder
+    original, _sessions.default_cache = _sessions.default_cache, recorder
     try:
         yield recorder.requests
     finally:
-        _sessions.state = original
+        _sessions.default_cache = original
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=list(READERS))
@@ -315,7 +315,7 @@ def test_no_event_makes_an_option_that_sts_would_misread(option: str) -> None:
 def sts(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeSTS:
     sts = FakeSTS(clock)
     cache = SessionCache(CredentialCache(sts, clock=clock, max_roles=5), max_sessions=5)
-    monkeypatch.setattr(_sessions, "state", cache)
+    monkeypatch.setattr(_sessions, "default_cache", cache)
     return sts
 
 

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 from conftest import RunSuite
 
-from xacct_lambda._command_layer import build_layer
+from xacct_lambda.cli.layer import build_layer
 from xacct_lambda.testing import CrossAccountAWS
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "copy-objects"

@@ -38,8 +38,8 @@ def test_the_demo_leaves_nothing_behind() -> None:
 
 def test_the_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without moto the demo says which command installs it, and exits with 2."""
-    monkeypatch.delattr("xacct_lambda._testing_moto", raising=False)
-    monkeypatch.setitem(sys.modules, "xacct_lambda._testing_moto", None)
+    monkeypatch.delattr("xacct_lambda.testing._moto", raising=False)
+    monkeypatch.setitem(sys.modules, "xacct_lambda.testing._moto", None)
 
     assert main(["demo"]) == 2
     assert "pip install 'xacct-lambda[testing]'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 
 from xacct_lambda import assume_role
 from xacct_lambda.__main__ import main
-from xacct_lambda._command_policy import _as_expression
+from xacct_lambda.cli.policy import _as_expression
 from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
 

@@ -11,7 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from xacct_lambda import _command_demo, cache_info
+from xacct_lambda import cache_info
+from xacct_lambda.cli import demo
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -30,7 +31,7 @@ def test_the_readme_begins_with_code() -> None:
 def test_the_demo_runs_the_readmes_handler() -> None:
     """The handler of the demo does what the README's does, line by line."""
     shown = handler_in(blocks(README, "python")[0])
-    run = handler_in(Path(_command_demo.__file__).read_text())
+    run = handler_in(Path(demo.__file__).read_text())
 
     assert shown == run
 

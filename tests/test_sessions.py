@@ -23,10 +23,10 @@ from botocore.loaders import JSONFileLoader
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, until
 
 from xacct_lambda import _sessions, assumed_session, cache_clear, cache_info, cache_resize
-from xacct_lambda._credentials import CredentialCache
-from xacct_lambda._loader import _FileLoader, setup_default_session
+from xacct_lambda._credential_cache import CredentialCache
+from xacct_lambda._service_models import _FileLoader, setup_default_session
 from xacct_lambda._sessions import SessionCache
-from xacct_lambda._sts import FrozenCredentials, uniform
+from xacct_lambda._sts import FrozenCredentials, system_uniform
 from xacct_lambda.exceptions import ConfigurationError, STSUnavailableError
 
 pytestmark = pytest.mark.usefixtures("_sts_is_fake")
@@ -131,7 +131,7 @@ def test_a_default_session_that_is_taken_away(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(_sessions, "setup_default_session", setup)
 
-    assert _sessions.state.default_source() is made[1]
+    assert _sessions.default_cache.default_source() is made[1]
 
 
 def test_one_default_session_however_many_threads() -> None:
@@ -435,7 +435,7 @@ def test_a_client_that_is_asked_for_while_a_resource_is_made(monkeypatch: pytest
     """A thread that wants a client while another makes a resource of the same session gets the session's one client."""
     session = assumed_session(ROLE)
     at_the_lock: list[int] = []
-    building = _sessions.state.building
+    building = _sessions.default_cache.build_lock
 
     class Building:
         def __enter__(self) -> None:
@@ -445,7 +445,7 @@ def test_a_client_that_is_asked_for_while_a_resource_is_made(monkeypatch: pytest
         def __exit__(self, *_: object) -> None:
             building.release()
 
-    monkeypatch.setattr(_sessions.state, "building", Building())
+    monkeypatch.setattr(_sessions.default_cache, "build_lock", Building())
     monkeypatch.setattr(boto3.Session, "resource", lambda *_: until(lambda: len(at_the_lock) == 2))
     with ThreadPoolExecutor(2) as pool:
         resource = pool.submit(session.resource, "dynamodb")
@@ -477,22 +477,22 @@ def test_the_numbers_of_sessions_and_clients_are_bounded() -> None:
 @pytest.mark.parametrize("bound", ["max_roles", "max_sessions", "max_clients"])
 def test_bounds_are_whole_numbers(bound: str, value: Any) -> None:
     """A bound below one, or not a whole number, is refused and changes nothing."""
-    state = _sessions.state
+    state = _sessions.default_cache
 
     with pytest.raises(ConfigurationError) as caught:
         cache_resize(**{bound: value})
 
     assert caught.value.argument == bound
-    assert _sessions.state is state
+    assert _sessions.default_cache is state
 
 
 def test_the_number_of_roles_is_settable() -> None:
     """``max_roles`` reaches the credential cache, which holds a thousand if nothing is said."""
-    assert _sessions.new_state().credentials.max_roles == 1000
+    assert _sessions.new_cache().credentials.max_roles == 1000
     cache_resize(max_roles=3)
-    assert _sessions.state.credentials.max_roles == 3
+    assert _sessions.default_cache.credentials.max_roles == 3
     cache_resize()
-    assert _sessions.state.credentials.max_roles == 1000
+    assert _sessions.default_cache.credentials.max_roles == 1000
 
 
 def test_resizing_leaves_nothing_behind() -> None:
@@ -546,7 +546,7 @@ def test_a_fork_is_noticed_by_itself() -> None:
     inside, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with _sessions.state.building:
+        with _sessions.default_cache.build_lock:
             inside.set()
             release.wait(10)
 
@@ -574,7 +574,7 @@ def test_after_a_fork_clients_are_made_anew(sts: FakeSTS) -> None:
     assert cache_info().sessions == 0
     assert assumed_session(ROLE) is not session
     assert token_of(assumed_session(ROLE)) == token
-    assert sts.forgotten == 1
+    assert sts.cleared == 1
 
 
 # --- SnapStart --------------------------------------------------------------------------------------------------------
@@ -607,7 +607,7 @@ def reload_sessions() -> Any:
 def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_sessions: Any, sts: FakeSTS) -> None:
     """Before a SnapStart snapshot all credentials are dropped; sessions and clients survive it."""
     module = reload_sessions()
-    module.state = SessionCache(CredentialCache(sts))
+    module.default_cache = SessionCache(CredentialCache(sts))
     session = module.assumed_session(ROLE)
     client = session.client("sqs")
     token_of(session)
@@ -616,7 +616,7 @@ def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_se
     hook()
 
     assert module.cache_info().roles == 0
-    assert sts.forgotten == 1
+    assert sts.cleared == 1
     assert module.assumed_session(ROLE).client("sqs") is client
     assert token_of(session) == "token-2"
 
@@ -643,7 +643,7 @@ def test_jitter_differs_in_restored_copies() -> None:
     draws = []
     for _ in range(2):
         random.seed(7)
-        draws.append([uniform(0, 1) for _ in range(3)])
+        draws.append([system_uniform(0, 1) for _ in range(3)])
 
     assert draws[0] != draws[1]
 
@@ -652,12 +652,12 @@ def test_the_snapshot_hook_is_registered_once(snapshot_hooks: list[Any], reload_
     """However often the module is loaded, the runtime has one hook, and it empties the state that is there then."""
     reload_sessions()
     module = reload_sessions()
-    module.state = SessionCache(CredentialCache(sts))
+    module.default_cache = SessionCache(CredentialCache(sts))
 
     (hook,) = snapshot_hooks
     hook()
 
-    assert sts.forgotten == 1
+    assert sts.cleared == 1
 
 
 def test_without_the_runtimes_module_there_is_no_hook(monkeypatch: pytest.MonkeyPatch, reload_sessions: Any) -> None:

@@ -39,17 +39,10 @@ from scripted_sts import (
 )
 
 from xacct_lambda import assumed_session, cache_info
+from xacct_lambda._errors import translate_error
+from xacct_lambda._invocation import current_context, remaining_seconds, start_thread
 from xacct_lambda._request import assume_role_request
-from xacct_lambda._sts import (
-    STS,
-    STS_CONFIG,
-    failure_of,
-    frozen_config,
-    in_thread,
-    invocation,
-    new_client,
-    seconds_left,
-)
+from xacct_lambda._sts import DEFAULT_CONFIG, STS, config_key, new_client
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 REFUSAL = (
@@ -366,7 +359,7 @@ def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> 
 )
 def test_how_long_an_answer_is_waited_for(sts: STS, config: Config | None, seconds: float | None) -> None:
     """By default for two tries of a second and the pause; with a caller's options for as long as these take."""
-    assert sts.patience(config) == seconds
+    assert sts.max_wait_seconds(config) == seconds
 
 
 @pytest.mark.parametrize(
@@ -382,13 +375,13 @@ def test_how_long_an_answer_is_waited_for(sts: STS, config: Config | None, secon
 )
 def test_seconds_left(context: Any, expected: float | None) -> None:
     """The invocation's time is read off its context, less a reserve; where there is none, nothing is known."""
-    token = invocation.set(context)
+    token = current_context.set(context)
     try:
-        assert seconds_left() == expected
-        invocation.set(type("DurableContext", (), {"lambda_context": context})())
-        assert seconds_left() == expected
+        assert remaining_seconds() == expected
+        current_context.set(type("DurableContext", (), {"lambda_context": context})())
+        assert remaining_seconds() == expected
     finally:
-        invocation.reset(token)
+        current_context.reset(token)
 
 
 # --- The client -------------------------------------------------------------------------------------------------------
@@ -408,7 +401,7 @@ def test_one_client_for_a_source_session(server: ScriptedSTS, sts: STS, monkeypa
     for _ in range(2):
         sts.assume_role(source, REQUEST, Config(user_agent_extra="me"))
     assert len(made) == 2
-    sts.forget_clients()
+    sts.clear_clients()
     sts.assume_role(source, REQUEST, None)
     assert len(made) == 3
 
@@ -429,11 +422,11 @@ def test_where_botocore_goes_to_the_global_endpoint() -> None:
     made = [Mock(meta=Mock(endpoint_url="https://sts.amazonaws.com")), Mock()]
     source: Any = Mock(region_name="eu-west-1", client=Mock(side_effect=made))
 
-    assert new_client(source, STS_CONFIG) is made[1]
+    assert new_client(source, DEFAULT_CONFIG) is made[1]
     regional = "https://sts.eu-west-1.amazonaws.com"
     assert source.client.mock_calls == [
-        call("sts", config=STS_CONFIG),
-        call("sts", config=STS_CONFIG, endpoint_url=regional),
+        call("sts", config=DEFAULT_CONFIG),
+        call("sts", config=DEFAULT_CONFIG, endpoint_url=regional),
     ]
 
 
@@ -501,14 +494,14 @@ def test_equal_configurations_are_one_key(name: str) -> None:
     }[name]
     config = Config(**{name: dict(value)})
 
-    assert frozen_config(config) == frozen_config(Config(**{name: dict(value)}))
-    assert hash(frozen_config(config)) == hash(frozen_config(Config(**{name: dict(value)})))
-    assert frozen_config(config) != frozen_config(Config())
+    assert config_key(config) == config_key(Config(**{name: dict(value)}))
+    assert hash(config_key(config)) == hash(config_key(Config(**{name: dict(value)})))
+    assert config_key(config) != config_key(Config())
 
 
 def test_true_and_one_are_two_keys() -> None:
     """Options that Python takes for equal and botocore does not (it compares with ``is True``) are two cache keys."""
-    assert frozen_config(Config(endpoint_discovery_enabled=1)) != frozen_config(Config(endpoint_discovery_enabled=True))
+    assert config_key(Config(endpoint_discovery_enabled=1)) != config_key(Config(endpoint_discovery_enabled=True))
 
 
 # --- Calls that cannot be made ----------------------------------------------------------------------------------------
@@ -586,7 +579,7 @@ def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) 
 
 def test_other_trouble_with_the_source_session() -> None:
     """What else keeps botocore from calling STS is told in its words, as the source session's."""
-    error, cause = failure_of(NoRegionError(), REQUEST)
+    error, cause = translate_error(NoRegionError(), REQUEST)
 
     assert str(error) == f"source_session: cannot call STS for {ROLE}: You must specify a region."
     assert isinstance(cause, NoRegionError)
@@ -599,7 +592,7 @@ def test_what_is_told_of_further_parameters() -> None:
         "Invalid length for parameter Novelty, value: hush\nhush, hush, valid min length: 4\n"
         'Unknown parameter in input: "Novelties", must be one of: RoleArn'
     )
-    error, cause = failure_of(ParamValidationError(report=report), REQUEST)
+    error, cause = translate_error(ParamValidationError(report=report), REQUEST)
 
     assert str(error) == (
         "extra: botocore does not take these AssumeRole parameters: "
@@ -830,7 +823,7 @@ def test_where_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
 
-    in_thread(lambda: done.append(threading.get_ident()))
+    start_thread(lambda: done.append(threading.get_ident()))
 
     assert done == [threading.get_ident()]
 
@@ -838,20 +831,20 @@ def test_where_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def done_in_thread(task: Callable[[], Any]) -> Any:
     """Return what a task returns in a thread of its own."""
     returned: list[Any] = []
-    in_thread(lambda: returned.append(task()))
+    start_thread(lambda: returned.append(task()))
     until(lambda: bool(returned))
     return returned[0]
 
 
 def test_the_thread_of_an_attempt() -> None:
     """It says whose it is, holds up no end of the process, and sees the invocation."""
-    token = invocation.set("context")
+    token = current_context.set("context")
     try:
         thread = done_in_thread(threading.current_thread)
         assert (thread.name, thread.daemon) == ("xacct_lambda-assume-role", True)
-        assert done_in_thread(invocation.get) == "context"
+        assert done_in_thread(current_context.get) == "context"
     finally:
-        invocation.reset(token)
+        current_context.reset(token)
 
 
 @pytest.mark.parametrize(("entity", "set_in_thread"), [("segment", [call("segment")]), (None, [])])

@@ -537,8 +537,8 @@ class TestPlaces:
 
     def test_without_moto(self, monkeypatch):
         """Where moto is not installed, the error says what to install."""
-        monkeypatch.delattr("xacct_lambda._testing_moto", raising=False)
-        monkeypatch.setitem(sys.modules, "xacct_lambda._testing_moto", None)
+        monkeypatch.delattr("xacct_lambda.testing._moto", raising=False)
+        monkeypatch.setitem(sys.modules, "xacct_lambda.testing._moto", None)
 
         with pytest.raises(ImportError, match=r"pip install 'xacct-lambda\[testing\]'"), CrossAccountAWS():
             pass
@@ -591,11 +591,11 @@ class TestIsolatedCache:
 
         @isolated_cache()
         def function(number: int) -> int:
-            states.append(_sessions.state)
+            states.append(_sessions.default_cache)
             return number + 1
 
         assert function(1) == 2
-        assert states[0] is not _sessions.state
+        assert states[0] is not _sessions.default_cache
 
     def test_decorator_of_coroutine_functions(self):
         """An ``async def`` function is isolated while it runs, not only while its coroutine is made."""
@@ -604,11 +604,11 @@ class TestIsolatedCache:
         @isolated_cache()
         async def function() -> None:
             await asyncio.sleep(0)
-            states.append(_sessions.state)
+            states.append(_sessions.default_cache)
 
         asyncio.run(function())
 
-        assert states[0] is not _sessions.state
+        assert states[0] is not _sessions.default_cache
 
     def test_classes_are_refused(self):
         """On a class it would isolate the making of an object and not the tests, so it refuses."""
@@ -617,11 +617,11 @@ class TestIsolatedCache:
 
     def test_an_error_ends_it_too(self):
         """The state of before is back after an error."""
-        before = _sessions.state
+        before = _sessions.default_cache
         with pytest.raises(KeyError), isolated_cache():
             raise KeyError
 
-        assert _sessions.state is before
+        assert _sessions.default_cache is before
 
 
 class TestLambdaContext:

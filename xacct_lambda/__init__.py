@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xacct_lambda import exceptions
-    from xacct_lambda._accounts import assumed_sessions, for_each_account
-    from xacct_lambda._handler import assume_role
+    from xacct_lambda._decorator import assume_role
+    from xacct_lambda._fan_out import assumed_sessions, for_each_account
     from xacct_lambda._sessions import CacheInfo, assumed_session, cache_clear, cache_info, cache_resize
 
 __version__ = "0.1.0"
@@ -29,9 +29,9 @@ __all__ = [
     "for_each_account",
 ]
 
-_HOMES = {
-    "_accounts": ("assumed_sessions", "for_each_account"),
-    "_handler": ("assume_role",),
+_EXPORTS = {
+    "_fan_out": ("assumed_sessions", "for_each_account"),
+    "_decorator": ("assume_role",),
     "_sessions": ("CacheInfo", "assumed_session", "cache_clear", "cache_info", "cache_resize"),
 }
 
@@ -42,7 +42,7 @@ if not TYPE_CHECKING:  # to a type checker it would say that whatever is asked f
         """Import a public name from its home at its first use: the pytest plugin lives here too, and needs no boto3."""
         if name == "exceptions":
             return import_module("xacct_lambda.exceptions")
-        for home, names in _HOMES.items():
+        for home, names in _EXPORTS.items():
             if name in names:
                 found = globals()[name] = getattr(import_module(f"xacct_lambda.{home}"), name)
                 return found

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 # Command and the module that runs it, imported when asked for: what one command needs, another does without.
 _COMMANDS = {
     "check": "xacct_lambda.check",
-    "demo": "xacct_lambda._command_demo",
-    "layer": "xacct_lambda._command_layer",
-    "policy": "xacct_lambda._command_policy",
+    "demo": "xacct_lambda.cli.demo",
+    "layer": "xacct_lambda.cli.layer",
+    "policy": "xacct_lambda.cli.policy",
 }
 
 # What a shell reports of a program that the signal SIGPIPE ends.
-_CUT_SHORT = 141
+_SIGPIPE_STATUS = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read what was printed (`| head`) has enough. Python flushes once more at exit, and would say so.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _CUT_SHORT
+        return _SIGPIPE_STATUS
     return status
 
 

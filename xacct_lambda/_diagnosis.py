@@ -17,7 +17,7 @@ from xacct_lambda import policy
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda.exceptions import ConfigurationError
 
-_DENIED: Final = re.compile(
+_NOT_AUTHORIZED: Final = re.compile(
     r"(?:User: (?P<caller>arn:\S+) is )?not authorized to perform:? (?P<action>sts:\w+)", re.ASCII | re.IGNORECASE
 )
 _REASON: Final = re.compile(
@@ -38,9 +38,9 @@ _VERBS: Final = {
     "sts:SetSourceIdentity": "set a source identity on",
 }
 _TRUST: Final = frozenset({"resource-based policy", "role trust policy"})
-_MODULE: Final = "python -m xacct_lambda"
+_COMMAND_PREFIX: Final = "python -m xacct_lambda"
 _PATH: Final = " (with the path of the caller's role, as in role/service-role/…, which STS does not show)"
-_EVENTUALLY: Final = "A change of policy may take a minute to be felt."
+_EVENTUAL_CONSISTENCY: Final = "A change of policy may take a minute to be felt."
 _EXTERNAL_ID: Final = "EXTERNAL_ID"
 """Stands in messages for the external ID, which they do not hold."""
 
@@ -53,7 +53,7 @@ def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
         text: The answer's text, without secrets.
         request: What was asked for.
     """
-    advice = _BY_CODE.get(code, _by_text)(text, request)
+    advice = _BY_CODE.get(code, _diagnose_by_message)(text, request)
     return f"{advice} {_quoted(code, text)}"
 
 
@@ -124,11 +124,11 @@ def _caller(arn: str) -> _Caller | None:
     return _Caller(principal_arn, partition, account_id, is_session=session is not None)
 
 
-class _Case:
+class _AccessDenied:
     """One refusal of access: who may not do what to which role, and the statements that would allow it."""
 
     def __init__(self, text: str, request: AssumeRoleRequest) -> None:
-        denied = _DENIED.search(text)
+        denied = _NOT_AUTHORIZED.search(text)
         self.request = request
         self.action = denied["action"] if denied else "sts:AssumeRole"
         named = denied and denied["caller"]
@@ -149,7 +149,7 @@ class _Case:
     def message(self, advice: str) -> str:
         """Return the message: who may not do what, and the advice."""
         verb = _VERBS.get(self.action, f"perform {self.action} on")
-        return f"{self._who} may not {verb} {self.request.role_arn}{self._inherited}{advice} {_EVENTUALLY}"
+        return f"{self._who} may not {verb} {self.request.role_arn}{self._inherited}{advice} {_EVENTUAL_CONSISTENCY}"
 
     @property
     def permission(self) -> str:
@@ -162,7 +162,7 @@ class _Case:
     def trust(self) -> str:
         """The statement for the role's trust policy; in words where the caller is not known."""
         if self.caller is None:
-            return f"a statement that allows {self.action} to the caller's role (to see which: {_MODULE} check)"
+            return f"a statement that allows {self.action} to the caller's role (to see which: {_COMMAND_PREFIX} check)"
         statement = self._statement(
             policy.trust_policy(
                 self.caller.arn,
@@ -188,7 +188,7 @@ class _Case:
         arguments += ["--source-identity", self._source_identity] if self._source_identity else []
         for key in self._tags:
             arguments += ["--tag", key]
-        return f" To print both policies: {_MODULE} policy {shlex.join(arguments)}."
+        return f" To print both policies: {_COMMAND_PREFIX} policy {shlex.join(arguments)}."
 
     @property
     def conditions(self) -> str:
@@ -205,53 +205,54 @@ def _access_denied(text: str, request: AssumeRoleRequest) -> str:
             f"{request.role_arn} cannot be assumed with the keys of an account's root user, nor can any other role. "
             "Call STS as a role or as an IAM user."
         )
-    case = _Case(text, request)
+    denial = _AccessDenied(text, request)
     partition = request.role_arn.split(":")[1]
-    if case.caller and case.caller.partition != partition:
-        return case.message(
-            f": the caller is in the partition {case.caller.partition}, the role in {partition}, and no policy reaches "
-            "from one into the other. Correct the role's ARN."
+    if denial.caller and denial.caller.partition != partition:
+        return denial.message(
+            f": the caller is in the partition {denial.caller.partition}, the role in {partition}, and no policy "
+            "reaches from one into the other. Correct the role's ARN."
         )
     reason = _REASON.search(text)
-    return _with_reason(case, reason) if reason else _without_reason(case)
+    return _with_reason(denial, reason) if reason else _without_reason(denial)
 
 
-def _with_reason(case: _Case, reason: re.Match[str]) -> str:
+def _with_reason(denial: _AccessDenied, reason: re.Match[str]) -> str:
     kind = reason["kind"].lower()
     if "explicit deny" in reason["how"].lower():
         named = f", {reason['arn']}," if reason["arn"] else ""
-        return case.message(
-            f": {_policy_of(case, kind)}{named} denies it. An explicit deny outweighs every allow: that "
+        return denial.message(
+            f": {_policy_of(denial, kind)}{named} denies it. An explicit deny outweighs every allow: that "
             "statement must change, or no longer apply to the call."
         )
     if kind == "identity-based policy":
-        return case.message(
-            f": STS found no policy of the caller{_in(case.caller)} that allows it, so look there first. Add "
-            f"{case.permission}. The role's trust policy (account {case.request.account_id}) must allow it too."
-            f"{case.command}"
+        return denial.message(
+            f": STS found no policy of the caller{_account_suffix(denial.caller)} that allows it, so look there first. "
+            f"Add {denial.permission}. The role's trust policy (account {denial.request.account_id}) must allow it too."
+            f"{denial.command}"
         )
     if kind in _TRUST:
-        return case.message(
-            f": the role's trust policy (account {case.request.account_id}) does not allow it. It may name another "
-            f'principal ("Service": "lambda.amazonaws.com" is another); {case.conditions}; another condition may be '
-            f"unmet. It should have {case.trust}.{case.command}"
+        return denial.message(
+            f": the role's trust policy (account {denial.request.account_id}) does not allow it. It may name another "
+            f'principal ("Service": "lambda.amazonaws.com" is another); {denial.conditions}; another condition may be '
+            f"unmet. It should have {denial.trust}.{denial.command}"
         )
-    return case.message(
-        f": {_policy_of(case, kind)} does not allow it. Such a policy grants nothing, but what it leaves out is "
-        f"refused: add {case.action} on that role."
+    return denial.message(
+        f": {_policy_of(denial, kind)} does not allow it. Such a policy grants nothing, but what it leaves out is "
+        f"refused: add {denial.action} on that role."
     )
 
 
-def _without_reason(case: _Case) -> str:
-    if case.action != "sts:AssumeRole":
-        return case.message(
-            f". Both sides must allow {case.action}: add {case.permission} to the caller's policies{_in(case.caller)}, "
-            f"and {case.trust} to the role's trust policy (account {case.request.account_id}).{case.command}"
+def _without_reason(denial: _AccessDenied) -> str:
+    if denial.action != "sts:AssumeRole":
+        return denial.message(
+            f". Both sides must allow {denial.action}: add {denial.permission} to the caller's policies"
+            f"{_account_suffix(denial.caller)}, "
+            f"and {denial.trust} to the role's trust policy (account {denial.request.account_id}).{denial.command}"
         )
     checks = (
-        f"the caller's policies{_in(case.caller)} have {case.permission}",
-        f"the role's trust policy (account {case.request.account_id}) has {case.trust}",
-        f"that statement's conditions are met: {case.conditions}",
+        f"the caller's policies{_account_suffix(denial.caller)} have {denial.permission}",
+        f"the role's trust policy (account {denial.request.account_id}) has {denial.trust}",
+        f"that statement's conditions are met: {denial.conditions}",
         (
             'its principal is not "Service": "lambda.amazonaws.com", nor AROA… (a role deleted since: save the '
             "ARN again), nor a session (assumed-role/…) of another name"
@@ -260,17 +261,17 @@ def _without_reason(case: _Case) -> str:
         "no service control, resource control or VPC endpoint policy and no permissions boundary is in the way",
     )
     numbered = "; ".join(f"({number}) {check}" for number, check in enumerate(checks, 1))
-    return case.message(f", and STS does not say why. Check in this order: {numbered}.{case.command}")
+    return denial.message(f", and STS does not say why. Check in this order: {numbered}.{denial.command}")
 
 
-def _in(caller: _Caller | None) -> str:
+def _account_suffix(caller: _Caller | None) -> str:
     return f" (account {caller.account_id})" if caller else ""
 
 
-def _policy_of(case: _Case, kind: str) -> str:
+def _policy_of(denial: _AccessDenied, kind: str) -> str:
     """Return a kind of policy with whose it is."""
-    of_caller = f"of the caller{_in(case.caller)}"
-    owner = f"account {case.request.account_id}"
+    of_caller = f"of the caller{_account_suffix(denial.caller)}"
+    owner = f"account {denial.request.account_id}"
     described = {
         "identity-based policy": f"an identity-based policy {of_caller}",
         "resource-based policy": f"the role's trust policy ({owner})",
@@ -284,7 +285,7 @@ def _policy_of(case: _Case, kind: str) -> str:
     return described.get(kind, f"a {kind}")
 
 
-def _by_text(text: str, request: AssumeRoleRequest) -> str:
+def _diagnose_by_message(text: str, request: AssumeRoleRequest) -> str:
     """Diagnose an answer whose code does not tell one cause from another."""
     if "role chaining" in text:
         return (
@@ -349,7 +350,7 @@ def _malformed_policy(_text: str, request: AssumeRoleRequest) -> str:
     )
 
 
-CALLERS_FAULTS: Final = {
+CALLER_ERRORS: Final = {
     "ExpiredToken": "have expired",
     "ExpiredTokenException": "have expired",
     "IncompleteSignature": "are incomplete",
@@ -376,5 +377,5 @@ _BY_CODE: Final[dict[str, Callable[[str, AssumeRoleRequest], str]]] = {
     "MalformedPolicyDocument": _malformed_policy,
     "PackedPolicyTooLarge": _packed_policy,
     "RegionDisabledException": _region_disabled,
-    **{code: partial(_callers_credentials, fault) for code, fault in CALLERS_FAULTS.items()},
+    **{code: partial(_callers_credentials, fault) for code, fault in CALLER_ERRORS.items()},
 }

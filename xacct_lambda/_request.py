@@ -34,7 +34,7 @@ _EXTRA_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9]*", re.ASCII)
 # What an event holds may be megabytes, or nested as deep as the stack: a message shows so much of it.
 _repr: Final = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 200
-shown: Final = _repr.repr
+truncated_repr: Final = _repr.repr
 
 _ROLE_ARN_LENGTH: Final = range(20, 2049)
 _ROLE_NAME_LENGTH: Final = 64
@@ -50,7 +50,7 @@ _TAG_MARKS: Final = frozenset("_.:/=+-@")
 _TAG_CATEGORIES: Final = frozenset("LNZ")
 """Of Unicode: letters, numbers, separators."""
 
-_ARGUMENT_OF: Final = {
+_STS_NAMES: Final = {
     "RoleArn": "role_arn",
     "RoleSessionName": "role_session_name",
     "ExternalId": "external_id",
@@ -188,7 +188,9 @@ def role_arn_parts(role_arn: str) -> RoleARN:
     """
     match = _ROLE_ARN.fullmatch(role_arn) if isinstance(role_arn, str) else None
     if match is None or len(match[0]) not in _ROLE_ARN_LENGTH:
-        raise ConfigurationError("role_arn", f"{shown(role_arn)} is not the ARN of a role. {_arn_advice(role_arn)}")
+        raise ConfigurationError(
+            "role_arn", f"{truncated_repr(role_arn)} is not the ARN of a role. {_arn_advice(role_arn)}"
+        )
     return RoleARN(match[0], match["partition"], match["account"], f"/{match['path']}", match["name"])
 
 
@@ -218,7 +220,7 @@ def _matching(argument: str, value: str, pattern: re.Pattern[str], rule: str) ->
     _check_string(argument, value)
     match = pattern.fullmatch(value)
     if match is None:
-        raise ConfigurationError(argument, f"{shown(value)} is refused by STS, which takes {rule}")
+        raise ConfigurationError(argument, f"{truncated_repr(value)} is refused by STS, which takes {rule}")
     return match[0]
 
 
@@ -243,8 +245,8 @@ def _duration(value: int | timedelta) -> int:
     if seconds not in _DURATION:
         raise ConfigurationError(
             "duration_seconds",
-            f"{shown(value)} is refused by STS, which takes whole seconds from {_DURATION[0]} to {_DURATION[-1]} "
-            "(at most 3600 where the caller is itself an assumed role, as every Lambda function is)",
+            f"{truncated_repr(value)} is refused by STS, which takes whole seconds from {_DURATION[0]} to "
+            f"{_DURATION[-1]} (at most 3600 where the caller is itself an assumed role, as every Lambda function is)",
         )
     return int(seconds)
 
@@ -285,7 +287,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _policy_arns(values: Iterable[str]) -> tuple[str, ...]:
-    arns = strings("policy_arns", values)
+    arns = sorted_unique("policy_arns", values)
     for arn in arns:
         _matching("policy_arns", arn, _POLICY_ARN, "ARNs of managed policies (arn:aws:iam::ACCOUNT:policy/NAME)")
     if len(arns) > _POLICY_ARNS:
@@ -297,12 +299,12 @@ def _tags(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     if not isinstance(values, Mapping):
         raise ConfigurationError("tags", "a mapping of tag keys to values is needed")
     pairs = [
-        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {shown(key)}", value, _TAG_VALUE_LENGTH))
+        (_tag_text("key", key, _TAG_KEY_LENGTH), _tag_text(f"value of {truncated_repr(key)}", value, _TAG_VALUE_LENGTH))
         for key, value in values.items()
     ]
     for key, _ in pairs:
         if key.lower().startswith("aws:"):
-            raise ConfigurationError("tags", f"{shown(key)}: keys that start with 'aws:' are AWS's own")
+            raise ConfigurationError("tags", f"{truncated_repr(key)}: keys that start with 'aws:' are AWS's own")
     if len(pairs) > _TAGS:
         raise ConfigurationError("tags", f"{len(pairs)} tags; STS takes at most {_TAGS}")
     if len({key.lower() for key, _ in pairs}) < len(pairs):
@@ -324,14 +326,14 @@ def _tag_text(what: str, value: str, length: range) -> str:
 
 
 def _transitive_tag_keys(values: Iterable[str], tags: Mapping[str, str]) -> tuple[str, ...]:
-    keys = strings("transitive_tag_keys", values)
+    keys = sorted_unique("transitive_tag_keys", values)
     for key in keys:
         if key not in tags:
-            raise ConfigurationError("transitive_tag_keys", f"{shown(key)} is not among the tags")
+            raise ConfigurationError("transitive_tag_keys", f"{truncated_repr(key)} is not among the tags")
     return keys
 
 
-def strings(argument: str, values: Iterable[str]) -> tuple[str, ...]:
+def sorted_unique(argument: str, values: Iterable[str]) -> tuple[str, ...]:
     """Return the strings sorted and once each; STS gives their order no meaning."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ConfigurationError(argument, f"a sequence of strings is needed, not {type(values).__name__}")
@@ -352,10 +354,10 @@ def _extra(values: Mapping[str, Any]) -> str:
     for name in map(_plain_name, values):
         if name in {"SerialNumber", "TokenCode"}:
             raise ConfigurationError("extra", f"{name}: MFA is not supported, as nobody types a code into a function")
-        if name in _ARGUMENT_OF:
-            raise ConfigurationError("extra", f"{name} has an argument of its own: {_ARGUMENT_OF[name]}")
+        if name in _STS_NAMES:
+            raise ConfigurationError("extra", f"{name} has an argument of its own: {_STS_NAMES[name]}")
         if not _EXTRA_NAME.fullmatch(name):
-            raise ConfigurationError("extra", f"{shown(name)} is not the name of an AssumeRole parameter")
+            raise ConfigurationError("extra", f"{truncated_repr(name)} is not the name of an AssumeRole parameter")
     try:
         text = _canonical_json(values)
     except (TypeError, ValueError, RecursionError) as error:

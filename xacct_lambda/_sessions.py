@@ -8,32 +8,26 @@ import os
 import sys
 import threading
 from collections.abc import Hashable, Iterable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, InvalidRegionError
-from botocore.utils import validate_region_name
+from botocore.exceptions import BotoCoreError
 from cachetools import LRUCache
 
-from xacct_lambda._credentials import (
-    MANDATORY_SECONDS,
-    MAX_ROLES,
-    AssumedRoleCredentials,
-    CredentialCache,
-    CredentialKey,
-)
-from xacct_lambda._loader import setup_default_session
-from xacct_lambda._request import AssumeRoleRequest, assume_role_request, shown
-from xacct_lambda._sts import STS, frozen_config
+from xacct_lambda._assumed_credentials import AssumedRoleCredentials
+from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
+from xacct_lambda._options import check_session_options
+from xacct_lambda._request import AssumeRoleRequest, assume_role_request
+from xacct_lambda._service_models import setup_default_session
+from xacct_lambda._sts import STS, config_key
 from xacct_lambda.exceptions import ConfigurationError
 
 _MAX_SESSIONS: Final = 100
 _MAX_CLIENTS: Final = 20
-_CHAINED_SECONDS: Final = 3600
+_MAX_CHAINED_DURATION: Final = 3600
 
 _CLIENT_DEFAULTS: Final = {
     name: parameter.default
@@ -57,7 +51,7 @@ class AssumedSession(boto3.Session):
         credentials.watch(events)
         profile = None if source.profile_name == "default" else source.profile_name
         session = botocore.session.Session(event_hooks=events, include_builtin_handlers=False, profile=profile)
-        provider = _Provider(credentials)
+        provider = _StaticProvider(credentials)
         session.register_component("credential_provider", provider)
         session.register_component("token_provider", provider)
         # No public name leads to a session's loader. It holds the parsed service models, which are most of what a
@@ -88,9 +82,9 @@ class AssumedSession(boto3.Session):
         named = dict(zip(_CLIENT_DEFAULTS, args)) | kwargs  # noqa: B905 - boto3 takes no more than these
         given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
         key = frozenset(
-            (name, frozen_config(value) if isinstance(value, Config) else value) for name, value in given.items()
+            (name, config_key(value) if isinstance(value, Config) else value) for name, value in given.items()
         )
-        with self._cache.building:
+        with self._cache.build_lock:
             # Read under the lock: otherwise it might be another thread that is making a resource.
             if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
                 return super().client(*args, **kwargs)
@@ -103,7 +97,7 @@ class AssumedSession(boto3.Session):
         """Return a new resource with a client of its own, as ``boto3.Session.resource`` does."""
         # DynamoDB's resource keeps state in handlers on its client: with a shared one, two threads would mix up
         # their expressions.
-        with self._cache.building:
+        with self._cache.build_lock:
             self._in_resource = True
             try:
                 return super().resource(*args, **kwargs)
@@ -115,7 +109,7 @@ class AssumedSession(boto3.Session):
         return len(self._clients)
 
 
-class _Provider:
+class _StaticProvider:
     """Stands in for botocore's chains of credentials and of bearer tokens, which would find the caller's."""
 
     def __init__(self, credentials: AssumedRoleCredentials) -> None:
@@ -164,13 +158,13 @@ class SessionCache:
         self.max_sessions = max_sessions
         self.max_clients = max_clients
         # Held while sessions and clients are made, never while they are used. Reentrant, as hooks may make clients.
-        self.building = threading.RLock()
-        self._forget_sessions()
+        self.build_lock = threading.RLock()
+        self._reset_sessions()
 
-    def _forget_sessions(self) -> None:
+    def _reset_sessions(self) -> None:
         self._sessions: LRUCache[_SessionKey, AssumedSession] = LRUCache(self.max_sessions)
         # What was looked up under another epoch is to be looked up again.
-        self.epoch = object()
+        self.generation = object()
 
     def session(
         self,
@@ -183,9 +177,9 @@ class SessionCache:
     ) -> AssumedSession:
         """Return the session for these arguments; the same one while it is held."""
         key = _SessionKey(
-            CredentialKey(source, request), region_name, min_ttl_seconds, sts_config and frozen_config(sts_config)
+            CredentialKey(source, request), region_name, min_ttl_seconds, sts_config and config_key(sts_config)
         )
-        with self.building:
+        with self.build_lock:
             session = self._sessions.get(key)
             if session is None:
                 credentials = AssumedRoleCredentials(
@@ -202,7 +196,7 @@ class SessionCache:
         """
         # Again where another thread has set it back to None meanwhile, as tests do.
         while (default := boto3.DEFAULT_SESSION) is None:
-            with self.building:
+            with self.build_lock:
                 if boto3.DEFAULT_SESSION is None:
                     try:
                         setup_default_session()
@@ -213,7 +207,7 @@ class SessionCache:
 
     def resize(self, *, max_roles: int, max_sessions: int, max_clients: int) -> None:
         """Set the bounds, and forget everything."""
-        with self.building:
+        with self.build_lock:
             self.max_sessions = max_sessions
             self.max_clients = max_clients
             self.credentials.max_roles = max_roles
@@ -221,32 +215,38 @@ class SessionCache:
 
     def clear(self) -> None:
         """Forget every session and every credential. Clients that are still in use fetch credentials anew."""
-        with self.building:
-            self._forget_sessions()
-            self.credentials.forget()
+        with self.build_lock:
+            self._reset_sessions()
+            self.credentials.clear()
 
     def after_fork(self) -> None:
         """Make the copy in a forked child usable: it keeps the credentials, not the parent's connections."""
-        self.building = threading.RLock()
-        self._forget_sessions()
+        self.build_lock = threading.RLock()
+        self._reset_sessions()
         self.credentials.after_fork()
 
     def info(self) -> CacheInfo:
         """Return the figures of ``cache_info()``."""
         counts = self.credentials.counts()
-        with self.building:
+        with self.build_lock:
             clients = sum(session.client_count for session in self._sessions.values())
             return CacheInfo(
-                counts.hits, counts.misses, counts.sts_calls, counts.failures, counts.held, len(self._sessions), clients
+                counts.hits,
+                counts.misses,
+                counts.sts_calls,
+                counts.failures,
+                counts.roles,
+                len(self._sessions),
+                clients,
             )
 
 
-def new_state() -> SessionCache:
+def new_cache() -> SessionCache:
     """Return state that remembers nothing yet."""
     return SessionCache(CredentialCache(STS()))
 
 
-state = new_state()
+default_cache = new_cache()
 """The one address of everything that is remembered; looked up at every call, so that tests may put in another."""
 
 
@@ -323,66 +323,39 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the A
         min_ttl_seconds=min_ttl_seconds,
         sts_config=sts_config,
     )
-    source = state.default_source() if source_session is None else source_session
-    return state.session(source, request, region_name=region_name, min_ttl_seconds=min_ttl, sts_config=sts_config)
+    check_chained_duration(request, source_session)
+    source = default_cache.default_source() if source_session is None else source_session
+    return default_cache.session(
+        source, request, region_name=region_name, min_ttl_seconds=min_ttl, sts_config=sts_config
+    )
 
 
-def check_session_options(
-    request: AssumeRoleRequest,
-    *,
-    region_name: str | None = None,
-    source_session: boto3.Session | None = None,
-    min_ttl_seconds: float | timedelta = 0,
-    sts_config: Config | None = None,
-) -> float:
-    """Validate what belongs to the session rather than to the request; return ``min_ttl_seconds`` as seconds.
+def check_chained_duration(request: AssumeRoleRequest, source_session: boto3.Session | None) -> None:
+    """Reject a duration that STS refuses for a caller that is itself an assumed role.
 
     Raises:
-        ConfigurationError: An argument is not of its type, or breaks a rule.
+        ConfigurationError: ``source_session`` is an assumed session, and the duration is over an hour.
     """
-    if region_name is not None:
-        check_region("region_name", region_name)
-    if source_session is not None and not isinstance(source_session, boto3.Session):
-        kind = f"{type(source_session).__module__}.{type(source_session).__qualname__}".removeprefix("builtins.")
-        raise ConfigurationError("source_session", f"a boto3.Session is needed, not {kind}")
-    if isinstance(source_session, AssumedSession) and request.duration_seconds > _CHAINED_SECONDS:
+    if isinstance(source_session, AssumedSession) and request.duration_seconds > _MAX_CHAINED_DURATION:
         raise ConfigurationError(
             "duration_seconds",
-            f"role chaining allows {_CHAINED_SECONDS} at most, and source_session is an assumed role",
+            f"role chaining allows {_MAX_CHAINED_DURATION} at most, and source_session is an assumed role",
         )
-    if sts_config is not None and not isinstance(sts_config, Config):
-        raise ConfigurationError("sts_config", f"a botocore.config.Config is needed, not {type(sts_config).__name__}")
-    seconds = min_ttl_seconds.total_seconds() if isinstance(min_ttl_seconds, timedelta) else min_ttl_seconds
-    longest = request.duration_seconds - MANDATORY_SECONDS
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ConfigurationError(
-            "min_ttl_seconds", f"a number or a timedelta is needed, not {type(min_ttl_seconds).__name__}"
-        )
-    if not 0 <= seconds <= longest:
-        raise ConfigurationError(
-            "min_ttl_seconds",
-            f"{shown(min_ttl_seconds)} is not within 0 to {longest}, a minute less than duration_seconds",
-        )
-    return float(seconds)
 
 
-def check_region(argument: str, region_name: Any) -> None:
-    """Refuse what cannot be the name of a Region.
+def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: Any) -> boto3.Session:
+    """Return the session that the options describe, those that are callables called with the arguments.
 
     Raises:
-        ConfigurationError: It is no host label.
+        ConfigurationError: What a callable returned breaks a rule.
     """
-    with suppress(InvalidRegionError, TypeError):
-        validate_region_name(region_name)
-        # botocore's pattern ends in $, which lets a line break pass.
-        if not region_name.endswith("\n"):
-            return
-    raise ConfigurationError(argument, f"{shown(region_name)} is not the name of a Region")
+    own = {name: value(*arguments) if callable(value) else value for name, value in options.items()}
+    return assumed_session(role_arn, **own)
 
 
 def cache_info() -> CacheInfo:
     """Return what the library has done in this process and what it holds."""
-    return state.info()
+    return default_cache.info()
 
 
 def cache_clear() -> None:
@@ -390,7 +363,7 @@ def cache_clear() -> None:
 
     Clients that are still in use go on working: they fetch credentials anew.
     """
-    state.clear()
+    default_cache.clear()
 
 
 def cache_resize(
@@ -413,16 +386,16 @@ def cache_resize(
         if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
             raise ConfigurationError(name, f"{bound!r} is not a whole number of at least 1")
     # In place: clients in use would keep a state that is replaced, which the hooks of fork and snapshot never reach.
-    state.resize(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
+    default_cache.resize(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
 
 
 def _after_fork() -> None:
-    state.after_fork()
+    default_cache.after_fork()
 
 
 def _before_snapshot() -> None:
     # By name: where this module was reloaded, the state to empty is the new module's.
-    sys.modules[__name__].state.credentials.forget()
+    sys.modules[__name__].default_cache.credentials.clear()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork

@@ -1,130 +1,52 @@
-"""The one AssumeRole call: which client makes it, how long it may take, what its answer means.
+"""The STS client and the one AssumeRole call. No other module of the library calls STS.
 
-Nothing else in the library talks to AWS. The figures are chosen for Lambda's default time-out of 3 seconds: two tries
-of a second each, where botocore's own defaults (60 s to connect, 60 s to read) die as "Task timed out".
+The time limits are chosen for Lambda's default timeout of 3 seconds: two attempts of one second each. With botocore's
+own defaults (60 s to connect, 60 s to read), the function ends with "Task timed out" before it sees an error.
 """
 
 from __future__ import annotations
 
-import contextvars
-import logging
 import random
-import re
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Hashable, Mapping
-from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 import boto3
-from botocore import exceptions as botocore_exceptions
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError
 from botocore.parsers import ResponseParserError
 from cachetools import LRUCache
 
+from xacct_lambda._errors import STS_EXCEPTIONS, translate_error
+from xacct_lambda._redaction import assume_role_unlogged
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
-_TRY_SECONDS: Final = 1.0
-_TRIES: Final = 2
-_PAUSE_SECONDS: Final = (0.05, 0.25)
-_RESERVE_SECONDS: Final = 0.25
-_SOURCES: Final = 16
-CONNECTIONS: Final = 50
-"""Roles that one client can assume at a time."""
+_ATTEMPT_TIMEOUT: Final = 1.0
+_MAX_ATTEMPTS: Final = 2
+_RETRY_DELAY: Final = (0.05, 0.25)
+_MAX_STS_CLIENTS: Final = 16
+MAX_POOL_CONNECTIONS: Final = 50
+"""Number of roles that one STS client can assume at the same time."""
 
-uniform: Final = random.SystemRandom().uniform
-"""Jitter. Not the random module's own, whose state is the same in every restored copy of a SnapStart snapshot."""
+system_uniform: Final = random.SystemRandom().uniform
+"""Jitter. The random module's own state is the same in every restored copy of a SnapStart snapshot."""
 
-_ONE_TRY: Final[Any] = {"total_max_attempts": 1, "mode": "standard"}
+_SINGLE_ATTEMPT: Final[Any] = {"total_max_attempts": 1, "mode": "standard"}
 
-# The pauses between tries are bounded here, botocore's are not.
-STS_CONFIG: Final = Config(
-    connect_timeout=_TRY_SECONDS,
-    read_timeout=_TRY_SECONDS,
-    retries=_ONE_TRY,
-    max_pool_connections=CONNECTIONS,
+# The library retries by itself, because its delay between two attempts has a bound and botocore's has none.
+DEFAULT_CONFIG: Final = Config(
+    connect_timeout=_ATTEMPT_TIMEOUT,
+    read_timeout=_ATTEMPT_TIMEOUT,
+    retries=_SINGLE_ATTEMPT,
+    max_pool_connections=MAX_POOL_CONNECTIONS,
 )
-
-# https://docs.aws.amazon.com/STS/latest/APIReference/CommonErrors.html, and what botocore retries.
-_PASSING_CODES: Final = frozenset(
-    {
-        "InternalFailure",
-        "PriorRequestNotComplete",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "ThrottledException",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-SERVER_FAULTS: Final = range(500, 600)
-FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError, KeyError, ValueError)
-"""What a call of STS may raise; the latter two for XML that is not STS's, as of a proxy."""
-
-_NO_ANSWER: Final = (
-    botocore_exceptions.ConnectionError,
-    botocore_exceptions.HTTPClientError,
-    botocore_exceptions.CredentialRetrievalError,
-    botocore_exceptions.MetadataRetrievalError,
-    ResponseParserError,
-)
-
-invocation: ContextVar[Any] = ContextVar("xacct_lambda_invocation", default=None)
-"""The Lambda context of the event that is being handled, as far as the decorator has seen one."""
-
-
-def lambda_context(context: object) -> object:
-    """Return Lambda's context, given what a handler got: that, or a durable execution's, which has it inside."""
-    return getattr(context, "lambda_context", context)
-
-
-def seconds_left() -> float | None:
-    """Return what the invocation has left, less a reserve for reporting an error; None where no context tells."""
-    remaining_time = getattr(lambda_context(invocation.get()), "get_remaining_time_in_millis", None)
-    milliseconds = remaining_time() if callable(remaining_time) else None
-    # A test's Mock has every method, and they return no numbers.
-    return max(milliseconds / 1000 - _RESERVE_SECONDS, 0) if isinstance(milliseconds, int | float) else None
-
-
-def no_time_left(role_arn: str) -> STSUnavailableError:
-    """Return what is raised where an attempt could not end before the invocation does."""
-    problem = "no attempt was made, as the invocation's time is nearly over"
-    response = {"Error": {"Code": "NoTimeLeft", "Message": problem}}
-    return STSUnavailableError(f"{role_arn}: {problem}", role_arn=role_arn, response=response)
-
-
-def in_thread(task: Callable[[], None]) -> None:
-    """Run a task in a thread of its own, as part of the caller's invocation and trace."""
-    run = contextvars.copy_context().run
-    xray = sys.modules.get("aws_xray_sdk.core")
-    # The X-Ray SDK keeps the place in a trace for each thread, and in no context variable.
-    entity = xray and xray.xray_recorder.get_trace_entity()
-
-    def run_traced() -> None:
-        if xray and entity:
-            xray.xray_recorder.set_trace_entity(entity)
-        run(task)
-
-    try:
-        threading.Thread(target=run_traced, name="xacct_lambda-assume-role", daemon=True).start()
-    except RuntimeError:
-        # None is to be had when the interpreter ends, as for what is registered with atexit.
-        run_traced()
 
 
 class FrozenCredentials(ReadOnlyCredentials):
-    """botocore's immutable set of credentials, except that it neither prints nor pickles them."""
+    """botocore's immutable set of credentials, except that its ``repr`` is redacted and that it can't be pickled."""
 
     __slots__ = ()
 
@@ -136,7 +58,7 @@ class FrozenCredentials(ReadOnlyCredentials):
 
 
 class IssuedCredentials(NamedTuple):
-    """What one AssumeRole call yielded; ``expires_at`` is STS's instant, in seconds since the epoch."""
+    """The result of one AssumeRole call; ``expires_at`` is STS's instant, in seconds since the epoch."""
 
     frozen: FrozenCredentials
     expires_at: float
@@ -145,7 +67,7 @@ class IssuedCredentials(NamedTuple):
 class _Client(NamedTuple):
     client: Any
     source: boto3.Session
-    """Kept, so that no other session can come to have its identity."""
+    """Referenced here, so that no other session can get the same id()."""
 
 
 class STS:
@@ -155,56 +77,56 @@ class STS:
         self,
         *,
         sleep: Callable[[float], None] = time.sleep,
-        jitter: Callable[[float, float], float] = uniform,
+        jitter: Callable[[float, float], float] = system_uniform,
     ) -> None:
         self._sleep = sleep
         self._jitter = jitter
         self._lock = threading.RLock()
-        self._clients: LRUCache[Hashable, _Client] = LRUCache(_SOURCES)
+        self._clients: LRUCache[Hashable, _Client] = LRUCache(_MAX_STS_CLIENTS)
         self.calls = 0
 
     def assume_role(
         self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
     ) -> IssuedCredentials:
-        """Assume the role; where the first try fails for a passing reason, try once more.
+        """Assume the role. If the first attempt fails for a transient reason, try once more.
 
         Raises:
-            AssumeRoleError: STS refused, or assumed another role than the one asked for.
-            ConfigurationError: The call cannot be made: no credentials, no such parameter.
+            AssumeRoleError: STS refused, or assumed a different role.
+            ConfigurationError: The call cannot be made: no credentials, or an unknown parameter.
             STSUnavailableError: STS gave no usable answer.
         """
-        client = self._client(source, _merged(config))
-        for _ in range(0 if _has_retries(config) else _TRIES - 1):
+        client = self._client(source, _merge_config(config))
+        for _ in range(0 if _has_retries(config) else _MAX_ATTEMPTS - 1):
             try:
                 return self._call(client, request)
             except STSUnavailableError:
-                self._sleep(self._jitter(*_PAUSE_SECONDS))
+                self._sleep(self._jitter(*_RETRY_DELAY))
         return self._call(client, request)
 
-    def patience(self, config: Config | None) -> float | None:
-        """Return how many seconds the tries take at the most, for an STS at one address; None where botocore tries."""
-        merged: Any = _merged(config)
+    def max_wait_seconds(self, config: Config | None) -> float | None:
+        """Return the longest time that the attempts take if STS has one address; None if botocore retries."""
+        merged: Any = _merge_config(config)
         if _has_retries(config) or None in (merged.connect_timeout, merged.read_timeout):
             return None
-        return float(_TRIES * max(merged.connect_timeout, merged.read_timeout) + 2 * _PAUSE_SECONDS[1])
+        return float(_MAX_ATTEMPTS * max(merged.connect_timeout, merged.read_timeout) + 2 * _RETRY_DELAY[1])
 
     def prepare(self, source: boto3.Session, config: Config | None) -> None:
-        """Make the client that calls of this source session will use."""
-        self._client(source, _merged(config))
+        """Create the client for this source session ahead of the first call."""
+        self._client(source, _merge_config(config))
 
-    def forget_clients(self) -> None:
-        """Drop the clients with their connections, which survive neither a fork nor a snapshot."""
+    def clear_clients(self) -> None:
+        """Drop the clients with their connections, which can't be used after a fork or in a restored snapshot."""
         self._lock = threading.RLock()
-        self._clients = LRUCache(_SOURCES)
+        self._clients = LRUCache(_MAX_STS_CLIENTS)
 
     def _client(self, source: boto3.Session, config: Config) -> Any:
-        # By identity, as sessions may be of a class with its own idea of equality.
-        key = id(source), frozen_config(config)
+        # By identity, because a Session subclass may define its own equality.
+        key = id(source), config_key(config)
         with self._lock:
             if key not in self._clients:
                 client = new_client(source, config)
                 if source.get_credentials() is None:
-                    # botocore gives a client its credentials for good: kept, this one would never find any.
+                    # botocore binds a client to its credentials once. A cached client without any would never get some.
                     return client
                 self._clients[key] = _Client(client, source)
             return self._clients[key].client
@@ -212,31 +134,29 @@ class STS:
     def _call(self, client: Any, request: AssumeRoleRequest) -> IssuedCredentials:
         with self._lock:
             self.calls += 1
-        token = _assuming.set(True)
-        try:
-            return _issued(client.assume_role(**request.parameters()), request)
-        except XacctLambdaError:
-            # The source session is an assumed one, and its own role could not be assumed; or STS assumed another role.
-            raise
-        except FAILURES as error:
-            failure, cause = failure_of(error, request)
-        finally:
-            _assuming.reset(token)
-        # Out of the except block, or the error as botocore raised it would stay reachable as __context__.
-        raise failure from cause
+        with assume_role_unlogged():
+            try:
+                return _checked_credentials(client.assume_role(**request.parameters()), request)
+            except XacctLambdaError:
+                # The source session is an assumed one and its own role can't be assumed, or STS assumed another role.
+                raise
+            except STS_EXCEPTIONS as error:
+                translated = translate_error(error, request)
+        # Raise outside the except block. Otherwise __context__ would reference botocore's error with its secrets.
+        raise translated.error from translated.cause
 
 
-def _merged(config: Config | None) -> Config:
-    return STS_CONFIG if config is None else STS_CONFIG.merge(config)
+def _merge_config(config: Config | None) -> Config:
+    return DEFAULT_CONFIG if config is None else DEFAULT_CONFIG.merge(config)
 
 
 def _has_retries(config: Config | None) -> bool:
-    """Say whether the caller has retries of its own, which are botocore's to make."""
+    """Tell whether the caller configured retries, which botocore then makes."""
     return getattr(config, "retries", None) is not None
 
 
 def new_client(source: boto3.Session, config: Config) -> Any:
-    """Return an STS client of the source session for its own Region.
+    """Return an STS client of the source session for the session's own Region.
 
     Raises:
         ConfigurationError: The session's settings allow none.
@@ -244,15 +164,16 @@ def new_client(source: boto3.Session, config: Config) -> Any:
     try:
         client: Any = source.client("sts", config=config)
         if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
-            # botocore before 1.40 goes to the global endpoint; no VPC endpoint answers it, no opt-in Region trusts it.
+            # botocore before 1.40 uses the global endpoint. VPC endpoints don't answer it, and opt-in Regions reject
+            # its tokens.
             client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError("source_session", f"no STS client can be made of it: {error}") from error
     return client
 
 
-def frozen_config(config: Config) -> Hashable:
-    """Return the options of a client configuration as a value: equal for equal options, hashable."""
+def config_key(config: Config) -> Hashable:
+    """Return the options of a client configuration as a hashable value that is equal for equal options."""
 
     def frozen(value: Any) -> Hashable:
         if isinstance(value, Mapping):
@@ -264,9 +185,9 @@ def frozen_config(config: Config) -> Hashable:
     return frozen(vars(config))
 
 
-def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCredentials:
-    # pop: no frame that an error passes through may hold the secrets, for tools that print local variables.
-    issued = _parsed(response.pop("Credentials", {}), request.account_id)
+def _checked_credentials(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCredentials:
+    # pop: tools that print local variables must not find the secrets in a frame that an error passes through.
+    issued = _parse_credentials(response.pop("Credentials", {}), request.account_id)
     assumed = response.get("AssumedRoleUser", {}).get("Arn")
     if assumed != request.assumed_role_arn:
         raise AssumeRoleError(
@@ -278,7 +199,7 @@ def _issued(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCrede
     return issued
 
 
-def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredentials:
+def _parse_credentials(credentials: Mapping[str, Any], account_id: str) -> IssuedCredentials:
     if not all(map(credentials.get, ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"))):
         raise ResponseParserError
     fields = {
@@ -287,115 +208,6 @@ def _parsed(credentials: Mapping[str, Any], account_id: str) -> IssuedCredential
         "token": credentials["SessionToken"],
         "account_id": account_id,
     }
-    # botocore's set has an account_id from 1.35 on.
+    # botocore's class has an account_id since 1.35.
     frozen = FrozenCredentials(**{name: fields[name] for name in ReadOnlyCredentials._fields})
     return IssuedCredentials(frozen, credentials["Expiration"].timestamp())
-
-
-def _is_the_parsers(error: Exception) -> bool:
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
-
-
-def failure_of(error: Exception, request: AssumeRoleRequest) -> tuple[XacctLambdaError, Exception]:
-    """Return what to raise in the place of one of ``FAILURES``, and the cause to chain to it, both without secrets.
-
-    Raises:
-        Exception: The error itself, where it is that of a hook or of other code of the caller's.
-    """
-    if isinstance(error, KeyError | ValueError):
-        if not _is_the_parsers(error):
-            raise error
-        error = ResponseParserError()
-    # Imported here, as a cold start without errors does not need it.
-    from xacct_lambda import _diagnosis  # noqa: PLC0415
-
-    role_arn = request.role_arn
-    if isinstance(error, ResponseParserError) or (isinstance(error, ClientError) and "Error" not in error.response):
-        # Its message quotes the body, which may be half an answer with the secrets in it.
-        error = ResponseParserError("the answer is not one of STS (its text is withheld)")
-    if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
-        # Its message quotes the header, which is the token or the signature.
-        problem = "its access key or session token has a line break in it, so that no request can be made of it"
-        return ConfigurationError("source_session", problem), ValueError("Invalid header value")
-    if isinstance(error, ClientError):
-        answer: Any = dict(error.response["Error"])
-        # botocore makes None of an empty element.
-        answer["Message"] = _scrubbed(answer.get("Message") or "", request)
-        code = answer.get("Code") or ""
-        response: Any = {**error.response, "Error": answer}
-        cause = ClientError(response, "AssumeRole")
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code in _PASSING_CODES or status in SERVER_FAULTS:
-            message = _diagnosis.failure(code, answer["Message"], request)
-            return STSUnavailableError(message, role_arn=role_arn, response=response), cause
-        message = _diagnosis.refusal(code, answer["Message"], request)
-        return AssumeRoleError(message, role_arn=role_arn, response=response), cause
-    if isinstance(error, _NO_ANSWER):
-        code, text = type(error).__name__, str(error)
-        message = _diagnosis.no_answer(code, text, request)
-        response = {"Error": {"Code": code, "Message": text}}
-        return STSUnavailableError(message, role_arn=role_arn, response=response), _without_request(error)
-    if isinstance(error, botocore_exceptions.ParamValidationError):
-        problem = f"botocore does not take these AssumeRole parameters: {_without_values(str(error.kwargs['report']))}"
-        return ConfigurationError("extra", problem), ValueError("Parameter validation failed (the values are withheld)")
-    problem = f"cannot call STS for {role_arn}: {error}"
-    if isinstance(error, botocore_exceptions.NoCredentialsError | botocore_exceptions.PartialCredentialsError):
-        problem += (
-            ". boto3 looks for the caller's in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), in ~/.aws, and in the "
-            "metadata of containers and instances"
-        )
-    return ConfigurationError("source_session", problem), _without_request(error)
-
-
-def _without_request(error: Exception) -> Exception:
-    """Return the error as botocore makes it, but without the request, which bears the caller's token and external ID.
-
-    Its traceback and what it was raised from are left behind as well: their frames hold the request too.
-    """
-    if not isinstance(error, BotoCoreError):
-        return error
-    return type(error)(**{name: str(value) for name, value in error.kwargs.items()})
-
-
-def _without_values(report: str) -> str:
-    """Return botocore's report on parameters without the values that it quotes."""
-    told = [line.partition(", value: ")[0] for line in report.splitlines()]
-    return "; ".join(line for line in told if line.startswith(("Invalid ", "Missing ", "Unknown ")))
-
-
-_TOKEN: Final = re.compile(
-    r"""(?i)((?:x-amz-(?:security|s3session)-token|\bSecurityToken)['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+"""
-)
-
-
-def _scrubbed(text: str, request: AssumeRoleRequest) -> str:
-    """Return STS's text without what it quotes of the request: the external ID, and the caller's session token."""
-    if request.external_id is not None:
-        # Where it is part of an ARN or of a longer word, it is there for another reason.
-        alone = re.compile(rf"arn:\S+|(?<![\w-]){re.escape(request.external_id)}(?![\w-])", re.ASCII)
-        text = alone.sub(lambda match: match[0] if match[0].startswith("arn:") else "***", text)
-    return _TOKEN.sub(r"\1***", text)
-
-
-_assuming: ContextVar[bool] = ContextVar("xacct_lambda_assuming", default=False)
-
-
-def _without_credentials(record: logging.LogRecord) -> bool:
-    """Keep AssumeRole's request and response, and every session token, out of botocore's DEBUG records."""
-    if _assuming.get():
-        return False
-    try:
-        message = record.getMessage()
-    except (TypeError, ValueError):
-        # The arguments do not fit the text, which logging itself reports without raising.
-        return True
-    redacted = _TOKEN.sub(r"\1***", message)
-    if redacted != message:
-        record.msg, record.args = redacted, ()
-    return True
-
-
-# A filter acts on the records of its own logger only; these write headers and bodies, and exceptions that quote them.
-for _name in ("botocore.auth", "botocore.endpoint", "botocore.httpsession", "botocore.parsers"):
-    logging.getLogger(_name).addFilter(_without_credentials)

@@ -22,9 +22,11 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from botocore.parsers import ResponseParserError
 
 from xacct_lambda import assumed_session
-from xacct_lambda._options import nearest
+from xacct_lambda._errors import SERVER_ERRORS, STS_EXCEPTIONS, translate_error
+from xacct_lambda._invocation import start_thread
+from xacct_lambda._options import did_you_mean
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
-from xacct_lambda._sts import FAILURES, SERVER_FAULTS, STS_CONFIG, failure_of, in_thread, new_client
+from xacct_lambda._sts import DEFAULT_CONFIG, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
 __all__ = ["lambda_handler"]
@@ -33,9 +35,9 @@ HELP: Final = "find out whether a role can be assumed from here: who am I, can I
 
 _Answer = TypeVar("_Answer")
 
-_ANSWER_SECONDS: Final = 1.25
+_ANSWER_TIMEOUT: Final = 1.25
 """Of each question; the second in which one address is tried, and some for what comes before it."""
-_OF_SESSION: Final = frozenset({"region_name", "min_ttl_seconds"})
+_SESSION_ARGUMENTS: Final = frozenset({"region_name", "min_ttl_seconds"})
 _TITLES: Final = {
     "credentials": "credentials",
     "reach_sts": "reach STS",
@@ -156,8 +158,8 @@ def check(source: boto3.Session, **arguments: Any) -> Iterator[Step]:
     Raises:
         ConfigurationError: An argument breaks a rule of STS.
     """
-    asked = _Questions(source, arguments)
-    questions: dict[str, Callable[[], str | int]] = {name: getattr(asked, name) for name in _TITLES}
+    probe = _Probe(source, arguments)
+    questions: dict[str, Callable[[], str | int]] = {name: getattr(probe, name) for name in _TITLES}
     for name, ask in questions.items():
         answer: str | int = ""
         error: XacctLambdaError | None = None
@@ -166,22 +168,22 @@ def check(source: boto3.Session, **arguments: Any) -> Iterator[Step]:
             answer = ask()
         except XacctLambdaError as refused:
             error = refused
-        except FAILURES as failed:
-            error, _ = failure_of(failed, asked.request)
+        except STS_EXCEPTIONS as failed:
+            error, _ = translate_error(failed, probe.request)
         yield Step(name, answer, time.perf_counter() - started, error)
         if error is not None:
             return
 
 
-class _Questions:
-    """What is asked of botocore, of STS and of the library, in the order of the titles."""
+class _Probe:
+    """What is probe of botocore, of STS and of the library, in the order of the titles."""
 
     def __init__(self, source: boto3.Session, arguments: dict[str, Any]) -> None:
-        of_request = {name: value for name, value in arguments.items() if name not in _OF_SESSION}
+        of_request = {name: value for name, value in arguments.items() if name not in _SESSION_ARGUMENTS}
         known = inspect.signature(assume_role_request).parameters.keys()
         for name in of_request:
             if name not in known:
-                raise ConfigurationError(name, f"no argument of this{nearest(name, known | _OF_SESSION)}")
+                raise ConfigurationError(name, f"no argument of this{did_you_mean(name, known | _SESSION_ARGUMENTS)}")
         if "role_arn" not in arguments:
             raise ConfigurationError("role_arn", "needed: the role to assume")
         self.request: AssumeRoleRequest = assume_role_request(**of_request)
@@ -195,8 +197,8 @@ class _Questions:
 
     def credentials(self) -> str:
         # With the clients made here, the steps that follow take the time of their round trip.
-        self._unsigned = new_client(self._source, STS_CONFIG.merge(Config(signature_version=UNSIGNED)))
-        self._signed = new_client(self._source, STS_CONFIG)
+        self._unsigned = new_client(self._source, DEFAULT_CONFIG.merge(Config(signature_version=UNSIGNED)))
+        self._signed = new_client(self._source, DEFAULT_CONFIG)
         credentials = self._source.get_credentials()
         if credentials is None:
             raise NoCredentialsError
@@ -206,7 +208,7 @@ class _Questions:
         try:
             _in_time(self._unsigned, _probe)
         except (ResponseParserError, KeyError, ValueError):
-            # moto's server, a local AWS, tells which service is asked by the signature.
+            # moto's server, a local AWS, tells which service is probe by the signature.
             _in_time(self._signed, _probe)
         return str(self._unsigned.meta.endpoint_url)
 
@@ -219,7 +221,7 @@ class _Questions:
         return self.request.role_arn
 
     def assumed(self) -> str:
-        return _in_time(self._session.client("sts", config=STS_CONFIG), _identity)
+        return _in_time(self._session.client("sts", config=DEFAULT_CONFIG), _identity)
 
     def expiration(self) -> str:
         return f"{self._expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -239,9 +241,9 @@ def _in_time(client: Any, ask: Callable[[Any], _Answer]) -> _Answer:
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             outcome.set_exception(error)
 
-    in_thread(answer)
+    start_thread(answer)
     try:
-        return outcome.result(_ANSWER_SECONDS)
+        return outcome.result(_ANSWER_TIMEOUT)
     except TimeoutError as error:
         raise ConnectTimeoutError(endpoint_url=client.meta.endpoint_url) from error
 
@@ -253,7 +255,7 @@ def _probe(client: Any) -> None:
     except ClientError as error:
         if "Error" not in error.response:
             raise ResponseParserError from error
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_FAULTS:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] in SERVER_ERRORS:
             raise
 
 

@@ -24,8 +24,8 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from xacct_lambda._invocation import lambda_context
 from xacct_lambda._request import role_arn_parts
-from xacct_lambda._sts import lambda_context
 from xacct_lambda.exceptions import ConfigurationError
 
 __all__ = ["api_caller_account", "event_field", "eventbridge_account", "role_for", "tenant_id"]

@@ -112,7 +112,7 @@ class PartialFailureError(XacctLambdaError):
         self.results = results
 
     def __str__(self) -> str:
-        listed = "".join(f"\n- {role_arn}: {_told(error)}" for role_arn, error in self.failures.items())
+        listed = "".join(f"\n- {role_arn}: {_describe(error)}" for role_arn, error in self.failures.items())
         return f"{len(self.failures)} of {len(self.failures) + len(self.results)} roles failed:{listed}"
 
     __repr__ = __str__
@@ -121,7 +121,7 @@ class PartialFailureError(XacctLambdaError):
         return type(self), (self.failures, {})
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """Return an error's message; with its class where that is not the library's, as in ``KeyError: 'Buckets'``."""
     is_own = isinstance(error, XacctLambdaError)
     return str(error) if is_own else f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -156,12 +156,12 @@ def _xacct_session(role_arn: str) -> Any:
 def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
     import boto3
 
-    from xacct_lambda import _credentials, _request, _sts
+    from xacct_lambda import _assumed_credentials, _credential_cache, _request, _sts
 
     class Issuing:
         """CountingSTS in the place of the library's own ``_sts.STS``."""
 
-        def patience(self, _config: Any) -> None: ...
+        def max_wait_seconds(self, _config: Any) -> None: ...
 
         def assume_role(self, _source: Any, request: Any, _config: Any) -> _sts.IssuedCredentials:
             issued = sts.assume_role(DurationSeconds=request.duration_seconds)["Credentials"]
@@ -174,9 +174,9 @@ def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
             frozen = _sts.FrozenCredentials(**{name: fields[name] for name in _sts.FrozenCredentials._fields})
             return _sts.IssuedCredentials(frozen, issued["Expiration"].timestamp())
 
-    cache = _credentials.CredentialCache(Issuing(), clock=clock)
+    cache = _credential_cache.CredentialCache(Issuing(), clock=clock)
     request = _request.assume_role_request(ROLE, duration_seconds=seconds)
-    credentials = _credentials.AssumedRoleCredentials(cache, boto3.Session(), request)
+    credentials = _assumed_credentials.AssumedRoleCredentials(cache, boto3.Session(), request)
     return lambda: credentials.get_frozen_credentials().access_key
 
 

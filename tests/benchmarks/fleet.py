@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xacct_lambda._credentials import _JITTER, CredentialCache, CredentialKey, advisory_seconds
+from xacct_lambda._credential_cache import _JITTER, CredentialCache, CredentialKey, advisory_window
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
-from xacct_lambda._sts import _PAUSE_SECONDS, _TRIES, FrozenCredentials, IssuedCredentials
+from xacct_lambda._sts import _MAX_ATTEMPTS, _RETRY_DELAY, FrozenCredentials, IssuedCredentials
 from xacct_lambda.exceptions import STSUnavailableError
 
 from .page import DOCS, fill, new_chart, save, table
@@ -41,7 +41,7 @@ _CREDENTIALS = FrozenCredentials(*("x" for _ in FrozenCredentials._fields))
 
 def calls_per_second(environments: int, roles: int, seconds: int) -> float:
     """Return the mean of a fleet in steady use: each set of credentials is replaced some time before it expires."""
-    window = min(advisory_seconds(seconds), seconds / 2)
+    window = min(advisory_window(seconds), seconds / 2)
     return environments * roles / (seconds - window * (1 - _JITTER / 2))
 
 
@@ -61,23 +61,23 @@ class STS:
     def assume_role(self, _source: Any, request: AssumeRoleRequest, _config: Any) -> IssuedCredentials:
         """Try as often as the library does, with its pauses."""
         at = self.now
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             second = int(at)
             self.sent[second] += 1
             if at < self._short_from or self.granted[second] < self._quota:
                 self.granted[second] += 1
                 return IssuedCredentials(_CREDENTIALS, at + request.duration_seconds)
-            at += self._draw.uniform(*_PAUSE_SECONDS)
+            at += self._draw.uniform(*_RETRY_DELAY)
         response = {"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}
         raise STSUnavailableError("Rate exceeded", role_arn=request.role_arn, response=response)
 
-    def patience(self, *_: Any) -> None:
+    def max_wait_seconds(self, *_: Any) -> None:
         """Wait for as long as it takes: time does not pass meanwhile."""
 
     def prepare(self, *_: Any) -> None:
         """Do nothing: there is no client."""
 
-    def forget_clients(self) -> None:
+    def clear_clients(self) -> None:
         """Do nothing: there is no client."""
 
 
@@ -128,7 +128,7 @@ def simulate(
             heapq.heapreplace(due, (sts.now + EVENT_SECONDS, number, cache))
         else:
             ready_at.setdefault(number, sts.now)
-            heapq.heapreplace(due, (cache._held[key].renew_at, number, cache))
+            heapq.heapreplace(due, (cache._entries[key].refresh_at, number, cache))
     return Fleet(sts.sent, sts.granted, failed_events, list(ready_at.values()))
 
 

@@ -112,7 +112,7 @@ def work(manner: str, function: str, accounts: str) -> Sample:
     """Do the work in many accounts; count time and memory from where imports, a session and its clients are there."""
     import boto3
 
-    import_module("botocove.cove_runner" if manner == "botocove" else "xacct_lambda._accounts")
+    import_module("botocove.cove_runner" if manner == "botocove" else "xacct_lambda._fan_out")
     boto3.setup_default_session()
     boto3.client("s3").list_buckets()
     boto3.client("sts")

@@ -142,7 +142,7 @@ class Runner:
         needed = set(self.run("used_by_boto3", "bare")["modules"])
         # The module by its own name: what the package's front imports at first use goes past the tracing.
         trace = subprocess.run(
-            [sys.executable, "-X", "importtime", "-c", "import boto3, xacct_lambda._handler"],
+            [sys.executable, "-X", "importtime", "-c", "import boto3, xacct_lambda._decorator"],
             cwd=ROOT,
             env=self._environment(0),
             stderr=subprocess.PIPE,

@@ -84,7 +84,7 @@ def cold_steps(contestant: Contestant) -> dict[str, Any]:
     setup = boto3.setup_default_session
     if contestant.module == "xacct_lambda":
         step("import of the library", lambda: __import__("xacct_lambda").assume_role)
-        from xacct_lambda._loader import setup_default_session as setup
+        from xacct_lambda._service_models import setup_default_session as setup
     step("boto3's default session", setup)
     session = boto3.DEFAULT_SESSION
     sts = step("STS client", lambda: session.client("sts"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import boto3
 
-from xacct_lambda._command_layer import build_layer
+from xacct_lambda.cli.layer import build_layer
 
 _PAIRS = 31
 # After boto3, of which the runtime has bytecode: so what is timed is the library and cachetools alone.

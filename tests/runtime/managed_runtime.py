@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from scripted_sts import served
 
-from xacct_lambda._command_layer import _needed, build_layer
+from xacct_lambda.cli.layer import _needed, build_layer
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _API = "/2018-06-01/runtime"

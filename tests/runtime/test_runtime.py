@@ -149,7 +149,7 @@ def test_no_environment_is_poisoned(start: Start, sts: ScriptedSTS) -> None:
     The five seconds for which a refusal is remembered are over at once here.
     """
     sts.script = [ACCESS_DENIED]
-    forgetful = "from xacct_lambda import _credentials\n_credentials._MEMORY_SECONDS = 0\n"
+    forgetful = "from xacct_lambda import _credential_cache\n_credential_cache._ERROR_TTL = 0\n"
     with start(forgetful + README_HANDLER) as function:
         assert function.invoke(ORDERS).is_error
         assert function.invoke(ORDERS).content == KEYS

@@ -17,7 +17,7 @@ import botocore.session
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
 from botocore.loaders import JSONFileLoader, Loader, create_loader, instance_cache
 
-_OF_EVERY_SERVICE: Final = ("service-2", "endpoint-rule-set-1")
+_UNIVERSAL_MODELS: Final = ("service-2", "endpoint-rule-set-1")
 
 
 def setup_default_session() -> None:
@@ -32,7 +32,7 @@ def setup_default_session() -> None:
 
 
 @functools.cache
-def bare_loader() -> Loader:
+def default_loader() -> Loader:
     """Return a loader like that of a session, without making a session: importing a handler must not need a profile."""
     loader = create_loader(os.environ.get("AWS_DATA_PATH"))
     loader.search_paths.append(str(Path(boto3.__file__).parent / "data"))
@@ -58,7 +58,7 @@ class _Loader(Loader):
 
     @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own
     def list_available_services(self, type_name: str) -> list[str]:
-        if type_name not in _OF_EVERY_SERVICE:
+        if type_name not in _UNIVERSAL_MODELS:
             return super().list_available_services(type_name)
         folders = (entry for path in filter(os.path.isdir, self.search_paths) for entry in os.scandir(path))
         return sorted({entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(("_", "."))})

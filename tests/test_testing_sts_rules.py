@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from xacct_lambda._testing_iam import Caller
-from xacct_lambda._testing_sts import AssumeRoleParameters, RefusedError, Role, check
+from xacct_lambda.testing._iam_rules import Caller
+from xacct_lambda.testing._sts_rules import AssumeRoleParameters, RefusedError, Role, check
 
 ROLE = "arn:aws:iam::222222222222:role/Reader"
 NEIGHBOUR = "arn:aws:iam::111111111111:role/Reader"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xacct_lambda._testing_iam import Call, Caller, Verdict, judge
+from xacct_lambda.testing._iam_rules import Call, Caller, Verdict, judge
 
 ROLE = "arn:aws:iam::222222222222:role/teams/Reader"
 FUNCTION = Caller(

@@ -15,8 +15,8 @@ import pytest
 from conftest import OTHER_ROLE, ROLE, FakeSTS, outage, refusal, until
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
+from xacct_lambda._invocation import current_context
 from xacct_lambda._options import AssumeRoleOptions
-from xacct_lambda._sts import invocation
 from xacct_lambda.exceptions import ConfigurationError
 
 EVENT: dict[str, Any] = {"role": ROLE, "tenant": "a"}
@@ -110,7 +110,7 @@ def test_exceptions_pass_unchanged() -> None:
     with pytest.raises(RuntimeError) as caught:
         handler(EVENT, CONTEXT)
     assert caught.value is error
-    assert invocation.get() is None
+    assert current_context.get() is None
 
 
 def test_decorators_stack() -> None:
@@ -313,11 +313,11 @@ def test_the_context_of_a_method() -> None:
     class Handlers:
         @assume_role(ROLE, session="session")
         def handle(self, event, context, *, session):
-            return invocation.get()
+            return current_context.get()
 
         @assume_role(ROLE, session="session")
         async def handle_later(self, event, context, *, session):
-            return invocation.get()
+            return current_context.get()
 
     assert Handlers().handle(EVENT, CONTEXT) is CONTEXT
     assert asyncio.run(Handlers().handle_later(EVENT, CONTEXT)) is CONTEXT
@@ -339,7 +339,7 @@ def test_async_handlers(kind: str) -> None:
 
     async def function(event, context, *, sqs):
         await asyncio.sleep(0)
-        return event, invocation.get()
+        return event, current_context.get()
 
     class Handler:
         async def __call__(self, event, context, *, sqs):
@@ -350,7 +350,7 @@ def test_async_handlers(kind: str) -> None:
 
     assert inspect.iscoroutinefunction(handler)
     assert asyncio.run(handler(EVENT, CONTEXT)) == (EVENT, CONTEXT)
-    assert invocation.get() is None
+    assert current_context.get() is None
 
 
 def test_a_plain_function_is_returned_with_its_name_and_notes() -> None:
@@ -376,10 +376,10 @@ def test_the_invocation_is_known_while_the_handler_runs() -> None:
 
     @assume_role(ROLE, clients=["sqs"])
     def handler(event, context, *, sqs):
-        return invocation.get()
+        return current_context.get()
 
     assert handler(EVENT, CONTEXT) is CONTEXT
-    assert invocation.get() is None
+    assert current_context.get() is None
 
 
 # --- Mistakes ---------------------------------------------------------------------------------------------------------
@@ -689,7 +689,7 @@ def test_a_failed_prefetch_is_logged_and_tried_again(
     assert handler(EVENT, CONTEXT).get_credentials().token == "token-2"
     assert cache_info().failures == 1
     assert [(record.levelno, record.name) for record in caplog.records] == [
-        (logging.WARNING, "xacct_lambda._credentials")
+        (logging.WARNING, "xacct_lambda._credential_cache")
     ]
     assert caplog.messages == [f"Credentials could not be fetched ahead; the first event tries again. {failure}"]
 
@@ -772,5 +772,5 @@ def test_a_warm_call_does_not_wait_for_sessions() -> None:
 
     client = handler(EVENT, CONTEXT)
     # The lock is left first: a pool is left when its threads have ended.
-    with ThreadPoolExecutor(1) as pool, _sessions.state.building:
+    with ThreadPoolExecutor(1) as pool, _sessions.default_cache.build_lock:
         assert pool.submit(handler, EVENT, CONTEXT).result(5) is client

@@ -1,4 +1,4 @@
-"""``@assume_role``: from the decorator's arguments to a plan, and from the plan to a handler's keyword arguments."""
+"""``@assume_role``: from the decorator's arguments to injected keyword arguments."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
-from xacct_lambda._loader import bare_loader
-from xacct_lambda._options import AssumeRoleOptions, PerEvent, checked_options, nearest, session_for
-from xacct_lambda._sts import invocation
+from xacct_lambda._invocation import current_context
+from xacct_lambda._options import AssumeRoleOptions, PerEvent, check_region, did_you_mean, validate_options
+from xacct_lambda._service_models import default_loader
+from xacct_lambda._sessions import session_from_options
 from xacct_lambda.exceptions import ConfigurationError
 
 _Event = TypeVar("_Event")
@@ -27,7 +28,7 @@ _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
 
 # Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
-_INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
+_INITIALIZATION_TYPE: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
 
 
 class _Decorator(Protocol):
@@ -85,13 +86,13 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
     """
     if not isinstance(prefetch, bool | None):
         raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")
-    checked = checked_options(options, others=inspect.signature(assume_role).parameters)
+    checked = validate_options(options, others=inspect.signature(assume_role).parameters)
     injections = _injections(clients, resources, session, options.get("source_session"))
-    plan = _Plan(role_arn, injections, allowed_roles, checked)
+    injector = _Injector(role_arn, injections, allowed_roles, checked)
 
     def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
-        wrapper = _wrap(handler, plan)
-        plan.initialise(prefetch=prefetch)
+        wrapper = _wrap(handler, injector)
+        injector.initialize(prefetch=prefetch)
         return wrapper
 
     return decorate
@@ -122,7 +123,7 @@ class _ThreadsMemory(threading.local, _Memory):
     """A memory for each thread, since resources are not thread-safe."""
 
 
-class PlannedRole(NamedTuple):
+class RoleUsage(NamedTuple):
     """What a decorator asks of STS, as far as policies depend on it: that an external ID is sent, not which."""
 
     role_arn: str | None
@@ -136,7 +137,7 @@ class PlannedRole(NamedTuple):
     """Whether another assumed role, and not the execution role, calls STS."""
 
 
-class _Plan:
+class _Injector:
     """What one decorator injects, and how it finds the session to take it from."""
 
     def __init__(
@@ -149,7 +150,7 @@ class _Plan:
         self.names = injections.keys()
         self._injections = injections
         self._allowed = AllowedRoles(allowed_roles)
-        self._per_event = callable(role_arn) or any(map(callable, options.values()))
+        self._depends_on_event = callable(role_arn) or any(map(callable, options.values()))
         has_resources = any(injection.kind == "resource" for injection in injections.values())
         self._memory = _ThreadsMemory() if has_resources else _Memory()
         if callable(role_arn) and allowed_roles is None:
@@ -164,11 +165,11 @@ class _Plan:
         return {"client": "clients", "resource": "resources"}.get(self._injections[name].kind, "session")
 
     @property
-    def role(self) -> PlannedRole:
+    def role(self) -> RoleUsage:
         """What tools may know; found on a decorated handler as ``__xacct_lambda__[0].role``."""
         options = {name: "*" if callable(value) else value for name, value in self._options.items()}
         tags: Any = options.get("tags") or {}
-        return PlannedRole(
+        return RoleUsage(
             None if callable(self._role_arn) else self._role_arn,
             options.get("external_id") is not None,
             options.get("source_identity"),
@@ -176,65 +177,65 @@ class _Plan:
             isinstance(options.get("source_session"), _sessions.AssumedSession),
         )
 
-    def initialise(self, *, prefetch: bool | None) -> None:
+    def initialize(self, *, prefetch: bool | None) -> None:
         """Do in Lambda's init phase, where a small function has a whole processor, what the first event would do."""
-        kind = os.environ.get(_INITIALIZATION)
-        if kind is None or prefetch is False or self._per_event:
+        kind = os.environ.get(_INITIALIZATION_TYPE)
+        if kind is None or prefetch is False or self._depends_on_event:
             return
         if prefetch and kind != "snap-start":
             credentials: Any = self._session().get_credentials()
             # Not in the attempt's thread: beside the making of other clients it would parse what they share once more.
             credentials.prepare()
             credentials.prefetch()
-        self._look_up()
+        self._resolve()
 
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
         """Return the handler's keyword arguments: those the caller passed, and those it left to be injected."""
-        if not passed and not self._per_event:
+        if not passed and not self._depends_on_event:
             epoch, default_session, injected = self._memory.lookup
-            if epoch is _sessions.state.epoch and default_session is boto3.DEFAULT_SESSION:
+            if epoch is _sessions.default_cache.generation and default_session is boto3.DEFAULT_SESSION:
                 return injected
-            return self._look_up()
+            return self._resolve()
         missing = self.names - passed.keys()
-        return passed | self._taken(self._session(*positional), missing) if missing else passed
+        return passed | self._build_clients(self._session(*positional), missing) if missing else passed
 
-    def _look_up(self) -> dict[str, Any]:
+    def _resolve(self) -> dict[str, Any]:
         # Both are read first: should one change meanwhile, the next call looks up once more.
-        epoch, default_session = _sessions.state.epoch, boto3.DEFAULT_SESSION
-        injected = self._taken(self._session(), self.names)
+        epoch, default_session = _sessions.default_cache.generation, boto3.DEFAULT_SESSION
+        injected = self._build_clients(self._session(), self.names)
         # There was none before the first look-up, which makes it.
         self._memory.lookup = _Lookup(epoch, default_session or boto3.DEFAULT_SESSION, injected)
         return injected
 
-    def _taken(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
+    def _build_clients(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
         return {name: self._injections[name].of(session) for name in names}
 
     def _session(self, *positional: Any) -> boto3.Session:
         role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
-        return session_for(role_arn, self._options, *positional)
+        return session_from_options(role_arn, self._options, *positional)
 
 
-def _wrap(handler: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
+def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any]:
     if not callable(handler):
         raise ConfigurationError(
             "handler", f"a {type(handler).__name__} cannot be called; decorate the function below it"
         )
-    signature = _signature_without(handler, plan)
-    inject = plan.inject
+    signature = _public_signature(handler, injector)
+    inject = injector.inject
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        token = invocation.set(args and args[-1])
+        token = current_context.set(args and args[-1])
         try:
             return handler(*args, **inject(args, kwargs))
         finally:
-            invocation.reset(token)
+            current_context.reset(token)
 
     async def await_(*args: Any, **kwargs: Any) -> Any:
-        token = invocation.set(args and args[-1])
+        token = current_context.set(args and args[-1])
         try:
             return await handler(*args, **inject(args, kwargs))
         finally:
-            invocation.reset(token)
+            current_context.reset(token)
 
     is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
     wrapper: Callable[..., Any] = await_ if is_async else call
@@ -245,25 +246,25 @@ def _wrap(handler: Callable[..., Any], plan: _Plan) -> Callable[..., Any]:
         vars(handler) if inspect.isfunction(handler) else {},
         __wrapped__=handler,
         __signature__=signature,
-        __xacct_lambda__=(plan, *_plans_of(handler)),
+        __xacct_lambda__=(injector, *_injectors_of(handler)),
     )
     return wrapper
 
 
-def _plans_of(handler: Callable[..., Any]) -> tuple[_Plan, ...]:
+def _injectors_of(handler: Callable[..., Any]) -> tuple[_Injector, ...]:
     """Return what the decorators of this library below have planned for a handler."""
     return getattr(handler, "__xacct_lambda__", ())
 
 
-def _signature_without(handler: Callable[..., Any], plan: _Plan) -> inspect.Signature:
+def _public_signature(handler: Callable[..., Any], injector: _Injector) -> inspect.Signature:
     """Return the handler's signature as its callers see it; refuse a handler that does not take what is injected."""
     signature = inspect.signature(handler)
     described = f"{getattr(handler, '__qualname__', type(handler).__name__)}{signature}"
     parameters = signature.parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name in plan.names:
-        argument = plan.argument_of(name)
-        if any(name in below.names for below in _plans_of(handler)):
+    for name in injector.names:
+        argument = injector.argument_of(name)
+        if any(name in below.names for below in _injectors_of(handler)):
             raise ConfigurationError(
                 argument, f"{name!r} is injected twice into {described}: give one of the two another name"
             )
@@ -272,15 +273,17 @@ def _signature_without(handler: Callable[..., Any], plan: _Plan) -> inspect.Sign
                 argument,
                 f"{described} has no parameter {name!r}: add it, as in (event, context, *, {name})",
             )
-        if name in parameters and not _passable(name, parameters, plan.names):
+        if name in parameters and not _accepts_by_keyword(name, parameters, injector.names):
             form = f"(event, context, *, {name})"
             raise ConfigurationError(
                 argument, f"{described} does not take {name!r} by keyword alone: put it after a *, as in {form}"
             )
-    return signature.replace(parameters=[parameter for name, parameter in parameters.items() if name not in plan.names])
+    return signature.replace(
+        parameters=[parameter for name, parameter in parameters.items() if name not in injector.names]
+    )
 
 
-def _passable(name: str, parameters: Mapping[str, inspect.Parameter], names: Iterable[str]) -> bool:
+def _accepts_by_keyword(name: str, parameters: Mapping[str, inspect.Parameter], names: Iterable[str]) -> bool:
     """Say whether a parameter can be given by keyword while all that are not injected are given by position."""
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
@@ -306,13 +309,13 @@ def _injections(
     """Return what to inject under which name, checked against what boto3 offers."""
     injections: dict[str, _Injection] = {}
     # Why a private attribute: see AssumedSession. What is no session is refused later, with the other options.
-    loader = source_session._loader if isinstance(source_session, boto3.Session) else bare_loader()  # noqa: SLF001
+    loader = source_session._loader if isinstance(source_session, boto3.Session) else default_loader()  # noqa: SLF001
     for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
-        for name, arguments in _wanted(argument, wanted):
+        for name, arguments in _parse_injections(argument, wanted):
             _check_arguments(argument, kind, arguments, loader)
-            _add(injections, argument, name, _Injection(kind, arguments))
+            _register(injections, argument, name, _Injection(kind, arguments))
     if session is not None:
-        _add(injections, "session", session, _Injection("session", {}))
+        _register(injections, "session", session, _Injection("session", {}))
     if not injections:
         raise ConfigurationError(
             "clients", "nothing to inject: name clients, resources or a session, as in clients=['s3']"
@@ -320,18 +323,18 @@ def _injections(
     return injections
 
 
-def _wanted(argument: str, wanted: Iterable[str] | Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+def _parse_injections(argument: str, wanted: Iterable[str] | Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
         raise ConfigurationError(argument, f"a list of service names or a mapping is needed, as in {argument}=['s3']")
     if not isinstance(wanted, Mapping):
-        return [(_parameter_for(argument, service), {"service_name": service}) for service in wanted]
+        return [(_parameter_name(argument, service), {"service_name": service}) for service in wanted]
     return [
         (name, {"service_name": value} if isinstance(value, str) else _keyword_arguments(argument, name, value))
         for name, value in wanted.items()
     ]
 
 
-def _parameter_for(argument: str, service: str) -> str:
+def _parameter_name(argument: str, service: str) -> str:
     if not isinstance(service, str):
         raise ConfigurationError(argument, f"{service!r} is not the name of a service")
     name = service.replace("-", "_")
@@ -352,22 +355,22 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     try:
         loader.list_api_versions(service, model)
     except DataNotFoundError as error:
-        meant = nearest(service, loader.list_available_services(model))
+        meant = did_you_mean(service, loader.list_available_services(model))
         raise ConfigurationError(argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{meant}") from error
     known = inspect.signature(getattr(boto3.Session, kind)).parameters.keys() - {"self"}
     for name in arguments.keys() - known:
-        raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{nearest(name, known)}")
+        raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{did_you_mean(name, known)}")
     if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):
         # Not repeated, nor let through: with keys of its own the client would act as somebody else than the role.
         raise ConfigurationError(argument, f"a {kind} that acts as the role takes no keys of its own")
     if arguments.get("region_name") is not None:
-        _sessions.check_region(argument, arguments["region_name"])
+        check_region(argument, arguments["region_name"])
     config = arguments.get("config")
     if config is not None and not isinstance(config, Config):
         raise ConfigurationError(argument, f"config: a botocore.config.Config is needed, not {type(config).__name__}")
 
 
-def _add(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:
+def _register(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise ConfigurationError(argument, f"{name!r} cannot be the name of a parameter")
     if name in injections:

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROLE, Clock, FakeSTS, refusal
 
 from xacct_lambda import assume_role, assumed_session, assumed_sessions, cache_clear, for_each_account
-from xacct_lambda._sts import invocation
+from xacct_lambda._invocation import current_context
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, PartialFailureError, STSUnavailableError
 
 pytestmark = pytest.mark.usefixtures("_sts_is_fake")
@@ -232,7 +232,7 @@ def test_nothing_is_begun_that_cannot_end() -> None:
     assert list(caught.value.results.values()) == ["done"]
     assert {type(error) for error in caught.value.failures.values()} == {STSUnavailableError}
     assert [error.role_arn for error in caught.value.failures.values()] == ROLES[1:5]
-    assert invocation.get() is None
+    assert current_context.get() is None
 
 
 def test_no_role_is_assumed_without_time() -> None:

@@ -19,9 +19,11 @@ import pytest
 from botocore.config import Config
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, outage, refusal, until
 
-from xacct_lambda._credentials import AssumedRoleCredentials, CredentialCache, CredentialKey, advisory_seconds
+from xacct_lambda._assumed_credentials import AssumedRoleCredentials
+from xacct_lambda._credential_cache import CredentialCache, CredentialKey, advisory_window
+from xacct_lambda._invocation import current_context
 from xacct_lambda._request import assume_role_request
-from xacct_lambda._sts import FrozenCredentials, invocation
+from xacct_lambda._sts import FrozenCredentials
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError
 
 SOURCE = boto3.Session()
@@ -44,13 +46,13 @@ InTime = Callable[[int], None]
 @pytest.fixture
 def in_time() -> Iterator[InTime]:
     """Say how many milliseconds the invocation has left."""
-    token = invocation.set(None)
+    token = current_context.set(None)
 
     def set_remaining(milliseconds: int) -> None:
-        invocation.set(type("Context", (), {"get_remaining_time_in_millis": lambda _self: milliseconds})())
+        current_context.set(type("Context", (), {"get_remaining_time_in_millis": lambda _self: milliseconds})())
 
     yield set_remaining
-    invocation.reset(token)
+    current_context.reset(token)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def in_threads(count: int, call: Callable[[], Any]) -> list[Any]:
 )
 def test_advisory_window(lifetime: int, window: int) -> None:
     """Renewal may start 5, 15 or 60 minutes before expiry: up to 20 minutes of life, under 90, and longer."""
-    assert advisory_seconds(lifetime) == window
+    assert advisory_window(lifetime) == window
 
 
 def test_warm_signatures_call_nobody(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
@@ -281,7 +283,7 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
             return 260
 
     def follow() -> FrozenCredentials:
-        invocation.set(Context())
+        current_context.set(Context())
         return cache.get(KEY)
 
     with ThreadPoolExecutor(2) as pool:
@@ -414,7 +416,7 @@ def test_an_interrupt_that_forgets_before_the_attempt_begins(sts: FakeSTS, clock
     """A signal handler that clears the cache and raises, as a time-out's may, is not followed by another error."""
 
     def spawn(_task: Callable[[], None]) -> None:
-        cache.forget()
+        cache.clear()
         raise KeyboardInterrupt
 
     cache = CredentialCache(sts, clock=clock, spawn=spawn)
@@ -467,7 +469,7 @@ def test_credentials_that_expire_before_they_are_taken(sts: FakeSTS, clock: Cloc
 
     def spawn(task: Callable[[], None]) -> None:
         task()
-        cache.forget()
+        cache.clear()
         clock.advance(3 * HOUR if sts.calls == 1 else 0)
 
     cache = CredentialCache(sts, clock=clock, spawn=spawn)
@@ -531,7 +533,7 @@ def test_a_failure_is_logged_before_anybody_goes_on(
     seen: list[bool] = []
     handler = logging.Handler()
     handler.emit = lambda _record: seen.append(went_on.wait(0.2))  # type: ignore[method-assign]
-    monkeypatch.setattr(logging.getLogger("xacct_lambda._credentials"), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("xacct_lambda._credential_cache"), "handlers", [handler])
 
     cache.get(KEY)
     went_on.set()
@@ -723,7 +725,7 @@ def test_a_rejected_set_is_dropped(cache: CredentialCache, sts: FakeSTS) -> None
     """Credentials that a service rejects are fetched anew."""
     rejected = cache.get(KEY)
 
-    assert cache.reject(KEY, rejected.access_key)
+    assert cache.invalidate(KEY, rejected.access_key)
     assert cache.get(KEY).access_key == "ASIA2"
     assert sts.calls == 2
 
@@ -733,7 +735,7 @@ def test_a_fresh_set_survives_the_rejection_of_an_old_one(cache: CredentialCache
     old = cache.get(KEY)
 
     def reject_and_sign_again() -> FrozenCredentials:
-        assert cache.reject(KEY, old.access_key)
+        assert cache.invalidate(KEY, old.access_key)
         return cache.get(KEY)
 
     fresh = in_threads(64, reject_and_sign_again)
@@ -745,17 +747,17 @@ def test_a_fresh_set_survives_the_rejection_of_an_old_one(cache: CredentialCache
 def test_a_service_that_accepts_nothing_costs_few_calls(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """Where the replacement is rejected too, it is replaced once in five seconds and not for each request."""
     for _ in range(100):
-        cache.reject(KEY, cache.get(KEY).access_key)
+        cache.invalidate(KEY, cache.get(KEY).access_key)
     assert sts.calls == 2
-    assert not cache.reject(KEY, cache.get(KEY).access_key)
+    assert not cache.invalidate(KEY, cache.get(KEY).access_key)
 
     clock.advance(5)
-    assert cache.reject(KEY, cache.get(KEY).access_key)
+    assert cache.invalidate(KEY, cache.get(KEY).access_key)
 
 
 def test_a_set_dropped_meanwhile_is_signed_anew(cache: CredentialCache) -> None:
     """Where nothing is held any more, a rejected request is worth signing again."""
-    assert cache.reject(KEY, "ASIA0")
+    assert cache.invalidate(KEY, "ASIA0")
 
 
 # --- Who asks ---------------------------------------------------------------------------------------------------------
@@ -827,7 +829,7 @@ def test_the_number_of_roles_is_bounded(sts: FakeSTS, clock: Clock) -> None:
     keys = [key_for(role_arn=f"{ROLE}-{number}") for number in range(3)]
     for key in (keys[0], keys[1], keys[0], keys[2]):
         cache.get(key)
-    assert cache.counts().held == 2
+    assert cache.counts().roles == 2
 
     cache.get(keys[0])
     assert sts.calls == 3
@@ -846,7 +848,7 @@ def test_counts(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
 
     assert cache.counts() == (3, 3, 3, 2, 1)
     clock.advance(HOUR)
-    assert cache.counts().held == 0
+    assert cache.counts().roles == 0
 
 
 def test_forgetting_drops_credentials_and_connections(cache: CredentialCache, sts: FakeSTS) -> None:
@@ -857,16 +859,16 @@ def test_forgetting_drops_credentials_and_connections(cache: CredentialCache, st
         cache.get(key_for(role_arn=OTHER_ROLE))
     sts.failure = None
 
-    cache.forget()
+    cache.clear()
 
-    assert sts.forgotten == 1
-    assert cache.counts().held == 0
+    assert sts.cleared == 1
+    assert cache.counts().roles == 0
     assert cache.get(key_for(role_arn=OTHER_ROLE)).access_key == "ASIA3"
 
 
 def test_an_attempt_from_before_forgetting_is_not_kept(cache: CredentialCache, sts: FakeSTS) -> None:
     """Credentials that arrive after ``forget`` serve those who waited for them, and are not remembered."""
-    sts.during = lambda: cache.forget() if sts.calls == 1 else None
+    sts.during = lambda: cache.clear() if sts.calls == 1 else None
 
     assert cache.get(KEY).access_key == "ASIA1"
     assert cache.get(KEY).access_key == "ASIA2"
@@ -910,7 +912,7 @@ def test_a_fork_keeps_the_parents_credentials(cache: CredentialCache, sts: FakeS
     cache.after_fork()
 
     assert cache.get(KEY) is held
-    assert sts.forgotten == 1
+    assert sts.cleared == 1
 
 
 def test_a_fork_in_the_midst_of_a_change_starts_empty(cache: CredentialCache) -> None:
@@ -981,8 +983,8 @@ def test_what_the_credentials_were_made_with_reaches_sts(cache: CredentialCache,
 
     credentials.prepare()
     credentials.prefetch()
-    until(lambda: cache.counts().held == 1)
-    cache.forget()
+    until(lambda: cache.counts().roles == 1)
+    cache.clear()
     credentials.get_frozen_credentials()
 
     assert sts.prepared == [(SOURCE, config)]
@@ -995,17 +997,17 @@ def test_a_request_is_sent_again_once(cache: CredentialCache, clock: Clock) -> N
     response: Any = (None, {"Error": {"Code": "ExpiredToken"}})
     context: dict[str, Any] = {"xacct_lambda_signer": credentials.access_key}
 
-    assert credentials._renew_rejected(response, {"context": context}) == 0
+    assert credentials._retry_rejected(response, {"context": context}) == 0
     clock.advance(60)
     context["xacct_lambda_signer"] = credentials.access_key
-    assert credentials._renew_rejected(response, {"context": context}) is None
+    assert credentials._retry_rejected(response, {"context": context}) is None
 
 
 def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS) -> None:
     """After a prefetch the first signature finds credentials; a second prefetch finds them too."""
     credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
     credentials.prefetch()
-    until(lambda: cache.counts().held == 1)
+    until(lambda: cache.counts().roles == 1)
     credentials.prefetch()
 
     assert credentials.token == "token-1"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from xacct_lambda._testing_iam import Call, Caller, Verdict, judge
+from xacct_lambda.testing._iam_rules import Call, Caller, Verdict, judge
 
-_CHAINED_SECONDS: Final = 3600
+_MAX_CHAINED_DURATION: Final = 3600
 _DEFAULT_SECONDS: Final = 3600
 _NOTHING_SAID: Final = Verdict()
 
@@ -139,7 +139,7 @@ def _open(verdict: Verdict) -> str:
 
 def _check_duration(parameters: AssumeRoleParameters, caller: Caller, role: Role | None) -> None:
     asked = f"{parameters.duration_seconds} s were asked for"
-    if caller.is_role and parameters.duration_seconds > _CHAINED_SECONDS:
+    if caller.is_role and parameters.duration_seconds > _MAX_CHAINED_DURATION:
         raise RefusedError(
             "ValidationError",
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",

@@ -31,9 +31,9 @@ from moto.utilities.utils import get_partition
 from werkzeug.exceptions import HTTPException
 
 from xacct_lambda._request import role_arn_parts
-from xacct_lambda._testing_iam import Caller
-from xacct_lambda._testing_sts import AssumeRoleParameters, RefusedError, Role
 from xacct_lambda.exceptions import ConfigurationError
+from xacct_lambda.testing._iam_rules import Caller
+from xacct_lambda.testing._sts_rules import AssumeRoleParameters, RefusedError, Role
 
 _ISSUED_PREFIX: Final = "ASIA"
 _FUNCTION_KEY: Final = "ASIAXACCTFUNCTION000"

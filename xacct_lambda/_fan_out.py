@@ -11,9 +11,12 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 import boto3
 
 from xacct_lambda._allowed_roles import AllowedRoles
-from xacct_lambda._options import AssumeRoleOptions, checked_options, session_for
+from xacct_lambda._errors import deadline_error
+from xacct_lambda._invocation import current_context, lambda_context, remaining_seconds
+from xacct_lambda._options import AssumeRoleOptions, validate_options
 from xacct_lambda._request import role_arn_parts
-from xacct_lambda._sts import CONNECTIONS, invocation, lambda_context, no_time_left, seconds_left
+from xacct_lambda._sessions import session_from_options
+from xacct_lambda._sts import MAX_POOL_CONNECTIONS
 from xacct_lambda.exceptions import ConfigurationError, PartialFailureError
 
 _logger = logging.getLogger(__name__)
@@ -22,7 +25,7 @@ _Result = TypeVar("_Result")
 Progress = Callable[[str, Any], None]
 
 
-class _ManyRolesOptions(AssumeRoleOptions, total=False):
+class _FanOutOptions(AssumeRoleOptions, total=False):
     """What both functions take, for their overloads; what it means is said once, below."""
 
     allowed_roles: Iterable[str] | None
@@ -33,11 +36,11 @@ class _ManyRolesOptions(AssumeRoleOptions, total=False):
 
 @overload
 def assumed_sessions(
-    role_arns: Iterable[str], *, return_exceptions: Literal[False] = ..., **options: Unpack[_ManyRolesOptions]
+    role_arns: Iterable[str], *, return_exceptions: Literal[False] = ..., **options: Unpack[_FanOutOptions]
 ) -> dict[str, boto3.Session]: ...
 @overload
 def assumed_sessions(
-    role_arns: Iterable[str], *, return_exceptions: bool, **options: Unpack[_ManyRolesOptions]
+    role_arns: Iterable[str], *, return_exceptions: bool, **options: Unpack[_FanOutOptions]
 ) -> dict[str, boto3.Session | Exception]: ...
 def assumed_sessions(  # noqa: PLR0913 - what holds for the loop; what holds for each role are options
     role_arns: Iterable[str],
@@ -89,7 +92,7 @@ def for_each_account(
     role_arns: Iterable[str],
     *,
     return_exceptions: Literal[False] = ...,
-    **options: Unpack[_ManyRolesOptions],
+    **options: Unpack[_FanOutOptions],
 ) -> dict[str, _Result]: ...
 @overload
 def for_each_account(
@@ -97,7 +100,7 @@ def for_each_account(
     role_arns: Iterable[str],
     *,
     return_exceptions: bool,
-    **options: Unpack[_ManyRolesOptions],
+    **options: Unpack[_FanOutOptions],
 ) -> dict[str, _Result | Exception]: ...
 def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the function
     function: Callable[[boto3.Session, str], Any],
@@ -129,19 +132,21 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
         PartialFailureError: At least one role failed. It holds the results of the others.
         ConfigurationError: An argument that is the same for all roles breaks a rule.
     """
-    _check(function, max_workers=max_workers, return_exceptions=return_exceptions, context=context, progress=progress)
-    outcomes: dict[str, Any] = dict.fromkeys(_listed(role_arns))
+    _check_arguments(
+        function, max_workers=max_workers, return_exceptions=return_exceptions, context=context, progress=progress
+    )
+    outcomes: dict[str, Any] = dict.fromkeys(_unique_role_arns(role_arns))
     failures: dict[str, Exception] = {}
     allowed = AllowedRoles(allowed_roles)
-    checked = checked_options(options, others=_ManyRolesOptions.__annotations__)
+    checked = validate_options(options, others=_FanOutOptions.__annotations__)
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - of use to many roles alone
 
-    token = invocation.set(invocation.get() if context is None else context)
+    token = current_context.set(current_context.get() if context is None else context)
     pool = ThreadPoolExecutor(max_workers, thread_name_prefix="xacct_lambda")
     try:
         # Each thread sees the invocation, and whatever tracing keeps in context variables.
         roles = {
-            pool.submit(contextvars.copy_context().run, _visit, function, role_arn, allowed, checked): role_arn
+            pool.submit(contextvars.copy_context().run, _call_for_role, function, role_arn, allowed, checked): role_arn
             for role_arn in outcomes
         }
         for done, future in enumerate(as_completed(roles), 1):
@@ -158,7 +163,7 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     finally:
         # What has not begun when an interrupt or the callback ends the loop is not begun any more.
         pool.shutdown(cancel_futures=True)
-        invocation.reset(token)
+        current_context.reset(token)
     if failures and not return_exceptions:
         in_order = {role_arn: failures[role_arn] for role_arn in outcomes if role_arn in failures}
         results = {role_arn: outcome for role_arn, outcome in outcomes.items() if role_arn not in failures}
@@ -166,11 +171,17 @@ def for_each_account(  # noqa: PLR0913 - those of assumed_sessions, and the func
     return outcomes
 
 
-def _check(
+def _check_arguments(
     function: object, *, max_workers: object, return_exceptions: object, context: object, progress: object
 ) -> None:
-    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or not 1 <= max_workers <= CONNECTIONS:
-        raise ConfigurationError("max_workers", f"{max_workers!r} is not a whole number from 1 to {CONNECTIONS}")
+    if (
+        isinstance(max_workers, bool)
+        or not isinstance(max_workers, int)
+        or not 1 <= max_workers <= MAX_POOL_CONNECTIONS
+    ):
+        raise ConfigurationError(
+            "max_workers", f"{max_workers!r} is not a whole number from 1 to {MAX_POOL_CONNECTIONS}"
+        )
     if not isinstance(return_exceptions, bool):
         raise ConfigurationError("return_exceptions", f"{return_exceptions!r} is not True or False")
     if not callable(function):
@@ -183,14 +194,14 @@ def _check(
         raise ConfigurationError("progress", f"{progress!r} cannot be called")
 
 
-def _listed(role_arns: Iterable[str]) -> list[str]:
+def _unique_role_arns(role_arns: Iterable[str]) -> list[str]:
     listed = None if isinstance(role_arns, str) or not isinstance(role_arns, Iterable) else list(role_arns)
     if listed is None or not all(isinstance(role_arn, str) for role_arn in listed):
         raise ConfigurationError("role_arns", "a list of ARNs is needed")
     return listed
 
 
-def _visit(
+def _call_for_role(
     function: Callable[[boto3.Session, str], Any],
     role_arn: str,
     allowed: AllowedRoles,
@@ -198,8 +209,8 @@ def _visit(
 ) -> Any:
     """Do one role's part, in a thread of its own."""
     role_arn = allowed.checked(role_arn)
-    session = session_for(role_arn, options, role_arn)
+    session = session_from_options(role_arn, options, role_arn)
     session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr] # an assumed session has some
-    if seconds_left() == 0:
-        raise no_time_left(role_arn)
+    if remaining_seconds() == 0:
+        raise deadline_error(role_arn)
     return function(session, role_arn_parts(role_arn).account_id)

@@ -20,23 +20,13 @@ import boto3
 import pytest
 
 import xacct_lambda
-from xacct_lambda import _command_layer
 from xacct_lambda.__main__ import main
-from xacct_lambda._command_layer import build_layer
+from xacct_lambda.cli import layer as command
+from xacct_lambda.cli.layer import build_layer
 from xacct_lambda.exceptions import ConfigurationError
 
 PACKAGE = Path(xacct_lambda.__file__).parent
-LEFT_OUT = {
-    "__main__.py",
-    "_command_demo.py",
-    "_command_layer.py",
-    "_command_policy.py",
-    "_testing_iam.py",
-    "_testing_moto.py",
-    "_testing_sts.py",
-    "pytest_plugin.py",
-    "testing.py",
-}
+EXCLUDED = {"__main__.py", "cli", "pytest_plugin.py", "testing"}
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 OF_THE_SDK = {"boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six.py", "urllib3"}
 # Where boto3 was installed, as the runtime's own SDK lies beside the layer.
@@ -44,7 +34,7 @@ SITE_PACKAGES = Path(boto3.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def layer() -> _command_layer.Layer:
+def layer() -> command.Layer:
     return build_layer()
 
 
@@ -82,8 +72,9 @@ def test_what_is_of_use_to_a_developer_alone_stays_behind(layer) -> None:
     """Of the library the path of a call is in it, ``check`` and ``events``: no testing tools and no other commands."""
     packed = {name.removeprefix("python/xacct_lambda/") for name in names_in(layer.content) if name.endswith(".py")}
 
-    assert {path.name for path in PACKAGE.glob("*.py")} - packed == LEFT_OUT
-    assert {"check.py", "events.py", "policy.py", "_handler.py"} <= packed
+    everything = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+    assert {name.partition("/")[0] for name in everything - packed} == EXCLUDED
+    assert {"check.py", "events.py", "policy.py", "_decorator.py"} <= packed
 
 
 def test_what_is_left_out_is_not_missed() -> None:
@@ -94,7 +85,7 @@ def test_what_is_left_out_is_not_missed() -> None:
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.ImportFrom)
         }
-        assert path.name in LEFT_OUT or not {f"{name}.py" for name in imported} & LEFT_OUT
+        assert path.name in EXCLUDED or not {f"{name}.py" for name in imported} & EXCLUDED
 
 
 def test_licences(layer) -> None:
@@ -117,12 +108,11 @@ def test_the_same_bytes_at_every_build(layer) -> None:
 def test_the_same_bytes_of_another_installation(layer, tmp_path) -> None:
     """A checkout and an installed wheel give the same bytes: what the installers noted does not show."""
     site = tmp_path / "site-packages"
-    for source, name in _command_layer._shipped(metadata.distribution("xacct-lambda")):
+    for source, name in command._shipped(metadata.distribution("xacct-lambda")):
         target = site / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    for name in LEFT_OUT:
-        shutil.copyfile(PACKAGE / name, site / "xacct_lambda" / name)
+    shutil.copytree(PACKAGE, site / "xacct_lambda", dirs_exist_ok=True)
     dist_info = next(site.glob("*.dist-info"))
     (dist_info / "INSTALLER").write_text("another")
     (dist_info / "direct_url.json").write_text("{}")
@@ -150,7 +140,7 @@ def test_bytecode_is_used_unchecked(layer, tmp_path) -> None:
         path.write_text("")
 
     script = "import xacct_lambda, cachetools; print(xacct_lambda.assume_role.__code__.co_filename)"
-    assert printed_by(script, python, SITE_PACKAGES).strip() == str(python / "xacct_lambda" / "_handler.py")
+    assert printed_by(script, python, SITE_PACKAGES).strip() == str(python / "xacct_lambda" / "_decorator.py")
 
 
 def test_bytecode_names_the_files_of_the_layer(layer, tmp_path) -> None:
@@ -187,8 +177,8 @@ def test_other_interpreters_are_found(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
 
-    assert build_layer([other, RUNNING]).bytecode == sorted([other, RUNNING], key=_command_layer._numbers)
-    assert _command_layer._interpreter(other) == str(versions / "python")
+    assert build_layer([other, RUNNING]).bytecode == sorted([other, RUNNING], key=command._numbers)
+    assert command._interpreter(other) == str(versions / "python")
 
 
 def test_a_python_that_is_not_supported(capsys) -> None:
@@ -205,7 +195,7 @@ def test_a_file_that_cannot_be_written(tmp_path, capsys) -> None:
 
 def test_too_large(monkeypatch) -> None:
     """A layer that Lambda would refuse for its size is refused."""
-    monkeypatch.setattr(_command_layer, "_MOST_UNZIPPED", 1000)
+    monkeypatch.setattr(command, "_MAX_UNZIPPED_BYTES", 1000)
 
     with pytest.raises(ConfigurationError, match="bytes unzipped, and Lambda takes 1,000"):
         build_layer()
@@ -216,9 +206,9 @@ def test_what_is_not_installed() -> None:
     without_files: Any = SimpleNamespace(name="cachetools", files=None)
 
     with pytest.raises(ConfigurationError, match="nonsense: not installed here"):
-        _command_layer._needed("nonsense", without=frozenset())
+        command._needed("nonsense", without=frozenset())
     with pytest.raises(ConfigurationError, match="cachetools: installed without a list of its files"):
-        list(_command_layer._shipped(without_files))
+        list(command._shipped(without_files))
 
 
 def test_with_boto3(tmp_path) -> None:

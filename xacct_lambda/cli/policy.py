@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from xacct_lambda._handler import PlannedRole
+from xacct_lambda._decorator import RoleUsage
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         print(_FORMATS[arguments.format](_policies(arguments)))
     except ConfigurationError as error:
-        option = _OPTION_OF.get(error.argument, f"--{error.argument.strip('-').replace('_', '-')}")
+        option = _OPTION_NAMES.get(error.argument, f"--{error.argument.strip('-').replace('_', '-')}")
         print(f"xacct-lambda policy: {option}: {error.problem}", file=sys.stderr)
         return 2
     return 0
@@ -68,9 +68,9 @@ class _Policies(NamedTuple):
 
 def _policies(arguments: argparse.Namespace) -> _Policies:
     principal_arn = arguments.execution_role_arn
-    wanted = _wanted(arguments)
+    wanted = _roles(arguments)
     trust: dict[str, list[Any]] = {}
-    alike: dict[tuple[str | None, frozenset[tuple[str, str]]], list[PlannedRole]] = {}
+    alike: dict[tuple[str | None, frozenset[tuple[str, str]]], list[RoleUsage]] = {}
     for role in wanted:
         if role.sends_external_id and arguments.external_id is None:
             raise ConfigurationError(
@@ -108,14 +108,14 @@ def _joined(policies: list[dict[str, Any]]) -> dict[str, Any]:
     return {**policies[0], "Statement": statements}
 
 
-def _wanted(arguments: argparse.Namespace) -> list[PlannedRole]:
+def _roles(arguments: argparse.Namespace) -> list[RoleUsage]:
     """Return the roles to write policies for: those named, those of the handler, or those named for the handler's."""
     if arguments.from_handler is None:
         if not arguments.role_arn:
             raise ConfigurationError("--role-arn", "needed, or --from-handler")
         tags = dict(_tag(text) for text in arguments.tag)
         return [
-            PlannedRole(arn, arguments.external_id is not None, arguments.source_identity, tags, is_chained=False)
+            RoleUsage(arn, arguments.external_id is not None, arguments.source_identity, tags, is_chained=False)
             for arn in arguments.role_arn
         ]
     planned = _planned_roles(arguments.from_handler)
@@ -137,7 +137,7 @@ def _wanted(arguments: argparse.Namespace) -> list[PlannedRole]:
     return wanted
 
 
-_OPTION_OF: Final = {"principal_arn": "--execution-role-arn", "tags": "--tag"}
+_OPTION_NAMES: Final = {"principal_arn": "--execution-role-arn", "tags": "--tag"}
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -145,7 +145,7 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value if separator else "*"
 
 
-def _planned_roles(name: str) -> list[PlannedRole]:
+def _planned_roles(name: str) -> list[RoleUsage]:
     module_name, _, function_name = name.partition(":")
     if "" in {module_name, function_name}:
         raise ConfigurationError(

@@ -1,55 +1,35 @@
-"""Test handlers that cross accounts, against an AWS that refuses what AWS refuses.
-
->>> from xacct_lambda.policy import permissions_policy
->>> with CrossAccountAWS() as aws:
-...     reader = aws.role("arn:aws:iam::222222222222:role/Reader")
-...     aws.grant(permissions_policy(reader))
-...     assumed_session(reader).client("sts").get_caller_identity()["Account"]
-'222222222222'
-
-With pytest, the plugin that comes with the library keeps tests apart and offers the fixtures ``cross_account`` and
-``lambda_context``. ``CrossAccountAWS`` needs moto: ``pip install 'xacct-lambda[testing]'``.
-"""
+"""``CrossAccountAWS``: an AWS of several accounts in this process, with the function in one of them."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
 import logging
 import os
 import re
-import time
-import uuid
-import weakref
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self
 from unittest.mock import patch
 
 import boto3
 
-from xacct_lambda import _sessions
-from xacct_lambda._credentials import CredentialCache
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.policy import statements_of
+from xacct_lambda.testing._faults import STSFaults
+from xacct_lambda.testing._isolation import clear_errors, clock, isolated_cache
 
 if TYPE_CHECKING:
-    from xacct_lambda import _testing_moto
-    from xacct_lambda._testing_iam import Caller
-    from xacct_lambda._testing_sts import AssumeRoleParameters
-
-__all__ = ["AssumeRoleCall", "CrossAccountAWS", "FaultySTS", "LambdaContext", "isolated_cache"]
+    from xacct_lambda.testing._iam_rules import Caller
+    from xacct_lambda.testing._sts_rules import AssumeRoleParameters
 
 _SESSION_DURATION: Final = range(3600, 43201)
 """Seconds that IAM takes for a role's longest session."""
 
-_DEVELOPERS: Final = (
+_CLEARED_ENV_PREFIXES: Final = (
     "AWS_CREDENTIAL_EXPIRATION",
     "AWS_DEFAULT_PROFILE",
     "AWS_ENDPOINT_URL",
@@ -59,84 +39,6 @@ _DEVELOPERS: Final = (
 """How variables of a shell begin that would lead past moto, or to others than the function's credentials."""
 
 _logger = logging.getLogger(__name__)
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
-
-
-class _Clock:
-    """The wall clock, looked up at each call for the sake of whatever else moves the time, and moved by ``advance``."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-_clock: Final = _Clock()
-
-# Every cache that a session may still use, a module's or a long-lived fixture's, so that each test empties them all.
-_credential_caches: Final[weakref.WeakSet[CredentialCache]] = weakref.WeakSet()
-
-
-def _adopt(state: _sessions.SessionCache) -> None:
-    state.credentials.clock = _clock
-    _credential_caches.add(state.credentials)
-
-
-def _forget_credentials() -> None:
-    for cache in list(_credential_caches):
-        # Those that nobody has used yet have nothing to forget, and wait for the garbage collector in numbers.
-        if cache.counts().misses:
-            cache.forget()
-
-
-def _forget_refusals() -> None:
-    for cache in list(_credential_caches):
-        cache.forget_refusals()
-
-
-class _IsolatedCache:
-    """See :func:`isolated_cache`."""
-
-    def __init__(self) -> None:
-        self._outer: list[_sessions.SessionCache] = []
-
-    def __enter__(self) -> None:
-        self._outer.append(_sessions.state)
-        _adopt(_sessions.state)
-        _sessions.state = _sessions.new_state()
-        _adopt(_sessions.state)
-        _forget_credentials()
-
-    def __exit__(self, *_: object) -> None:
-        _sessions.state = self._outer.pop()
-        _forget_credentials()
-
-    def __call__(self, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-        if isinstance(function, type):
-            raise ConfigurationError("isolated_cache", "decorates functions; in a TestCase, enterContext() it in setUp")
-
-        @functools.wraps(function)
-        def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-            with isolated_cache():
-                return function(*args, **kwargs)
-
-        @functools.wraps(function)
-        async def await_(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> Any:
-            with isolated_cache():
-                return await cast("Any", function(*args, **kwargs))
-
-        return cast("Any", await_) if inspect.iscoroutinefunction(function) else call
-
-
-def isolated_cache() -> _IsolatedCache:
-    """Return a context manager, and decorator of functions, in which the library remembers nothing from outside.
-
-    The pytest plugin does this for each test. Sessions, clients and credentials made inside are forgotten at the end;
-    what the library shared outside is shared again then. Sessions that code holds on to, such as those of a module, go
-    on working inside and after: they fetch credentials anew in each. Takes less than a millisecond.
-    """
-    return _IsolatedCache()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,126 +60,6 @@ class AssumeRoleCall:
     """STS's error code, None where the role was assumed."""
     reason: str | None = None
     """Why STS refused, which AWS mostly keeps to itself."""
-
-
-@dataclass(kw_only=True)
-class LambdaContext:
-    """What a handler gets as ``context``: the attributes of Lambda's own, to be set as a test needs them.
-
-    See https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
-    """
-
-    function_name: str = "my-function"
-    """Name of the function."""
-    function_version: str = "$LATEST"
-    """Version of the function."""
-    account_id: str = "111111111111"
-    """The function's account, for :attr:`invoked_function_arn`; Lambda's own context has no such attribute."""
-    region_name: str = "us-east-1"
-    """The function's Region, for the same."""
-    memory_limit_in_mb: str = "128"
-    """Memory of the function, which Lambda gives as a string."""
-    timeout_seconds: float = 3.0
-    """What the invocation has from now on; :meth:`get_remaining_time_in_millis` counts it down."""
-    aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    """ID of the invocation, another for each context."""
-    log_stream_name: str = "2026/01/01/[$LATEST]00000000000000000000000000000000"
-    """Name of the log stream."""
-    tenant_id: str | None = None
-    """The tenant, in tenant isolation mode."""
-    identity: Any = None
-    """The Amazon Cognito identity of a mobile app that calls."""
-    client_context: Any = None
-    """What a mobile app that calls sends of itself."""
-    _started: float = field(default_factory=lambda: time.time(), init=False, repr=False)  # noqa: PLW0108 - freezegun
-
-    @property
-    def invoked_function_arn(self) -> str:
-        """ARN of the function, in its account and Region."""
-        partition = boto3.Session().get_partition_for_region(self.region_name)
-        return f"arn:{partition}:lambda:{self.region_name}:{self.account_id}:function:{self.function_name}"
-
-    @property
-    def log_group_name(self) -> str:
-        """Name of the function's log group."""
-        return f"/aws/lambda/{self.function_name}"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds left, 0 at least."""
-        return max(0, int((self._started + self.timeout_seconds - time.time()) * 1000))
-
-
-class FaultySTS:
-    """How STS and the credentials it issues go wrong on demand: ``aws.sts``.
-
-    What is done to credentials is done to all that AssumeRole issued so far; the function's own stay good.
-    """
-
-    def __init__(self, accounts: _testing_moto.Accounts) -> None:
-        self._accounts = accounts
-
-    def unavailable(self) -> AbstractContextManager[None]:
-        """Have AssumeRole give no answer from now on, to the end of a ``with`` block or of the test.
-
-        The caller sees botocore's ``EndpointConnectionError``; through moto's server, the status 503.
-        """
-        self._accounts.unavailable = True
-        return _Outage(self._accounts)
-
-    def throttle(self, times: int = 1) -> None:
-        """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests.
-
-        Args:
-            times: How many; 0 ends it.
-
-        Raises:
-            ConfigurationError: Not a number of requests.
-        """
-        if isinstance(times, bool) or not isinstance(times, int) or times < 0:
-            raise ConfigurationError("times", f"{times!r} is not a number of requests")
-        self._accounts.throttled = times
-
-    def expire_now(self) -> None:
-        """Have services answer ``ExpiredToken`` to the credentials issued so far, which look good to their holder."""
-        self._accounts.expire()
-
-    def revoke(self, role_arn: str) -> None:
-        """Have services no longer know the role's credentials, as when it was deleted and created again.
-
-        (The console's "Revoke active sessions" is another thing, a policy with an explicit deny: no fault of STS.)
-
-        Raises:
-            ConfigurationError: Not the ARN of a role.
-        """
-        role_arn_parts(role_arn)
-        self._accounts.revoke(role_arn)
-
-    def advance(self, seconds: float | timedelta) -> None:
-        """Move the time of STS and of the library forward, as between events: no context runs out.
-
-        ``time.time()`` stays. Where all of a process's time is to move, use time-machine or freezegun: STS and the
-        library go along.
-
-        Args:
-            seconds: How far.
-
-        Raises:
-            ConfigurationError: Backward.
-        """
-        step = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
-        if step < timedelta(0):
-            raise ConfigurationError("seconds", f"{seconds!r}: time goes forward")
-        _adopt(_sessions.state)
-        _clock.ahead += step.total_seconds()
-        self._accounts.ahead += step
-
-
-class _Outage(AbstractContextManager[None]):
-    def __init__(self, accounts: _testing_moto.Accounts) -> None:
-        self._accounts = accounts
-
-    def __exit__(self, *_: object) -> None:
-        self._accounts.unavailable = False
 
 
 class CrossAccountAWS:
@@ -316,7 +98,7 @@ class CrossAccountAWS:
     """The function's Region."""
     execution_role_arn: str
     """ARN of the function's execution role."""
-    sts: FaultySTS
+    sts: STSFaults
     """How STS goes wrong on demand."""
     assumed: list[AssumeRoleCall]
     """The calls that STS granted, in order."""
@@ -349,24 +131,24 @@ class CrossAccountAWS:
         if "MOTO_ACCOUNT_ID" in os.environ:
             raise ConfigurationError("MOTO_ACCOUNT_ID", "set, so that moto would take every request for that account's")
         try:
-            from xacct_lambda import _testing_moto  # noqa: PLC0415 - an extra, and a second
+            from xacct_lambda.testing import _moto  # noqa: PLC0415 - an extra, and a second
         except ImportError as error:
             raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
-        partition = _testing_moto.partition(self.region_name)
+        partition = _moto.partition(self.region_name)
         self.execution_role_arn = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
         role_arn_parts(self.execution_role_arn)
-        self._accounts = _testing_moto.Accounts(self.region_name, decide=self._decide)
+        self._accounts = _moto.Accounts(self.region_name, decide=self._decide)
         self._sessions: dict[str, boto3.Session] = {}
-        self.sts = FaultySTS(self._accounts)
+        self.sts = STSFaults(self._accounts)
         self.assumed = []
         self.refused = []
         with ExitStack() as stack:
             stack.enter_context(self._accounts.running())
             stack.enter_context(isolated_cache())
             stack.enter_context(patch.object(boto3, "DEFAULT_SESSION", None))
-            stack.enter_context(patch.object(_clock, "ahead", 0.0))
+            stack.enter_context(patch.object(clock, "ahead", 0.0))
             stack.enter_context(patch.object(CrossAccountAWS, "_active", self))
-            _testing_moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
+            _moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
             self._environment = self._accounts.issue_to_function(self.execution_role_arn, self.function_name) | {
                 "AWS_CONFIG_FILE": os.devnull,
                 "AWS_DEFAULT_REGION": self.region_name,
@@ -376,7 +158,7 @@ class CrossAccountAWS:
                 "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             }
             stack.enter_context(patch.dict(os.environ, self._environment))
-            for name in [name for name in os.environ if name.startswith(_DEVELOPERS)]:
+            for name in [name for name in os.environ if name.startswith(_CLEARED_ENV_PREFIXES)]:
                 del os.environ[name]
             self._exit = stack.pop_all().__exit__
         return self
@@ -419,7 +201,7 @@ class CrossAccountAWS:
             ConfigurationError: Not the ARN of a role, a policy that IAM does not take, or a duration outside 3600 to
                 43200.
         """
-        from xacct_lambda import _testing_moto  # noqa: PLC0415 - see __enter__
+        from xacct_lambda.testing import _moto  # noqa: PLC0415 - see __enter__
 
         role_arn_parts(role_arn)
         if max_session_duration not in _SESSION_DURATION:
@@ -430,8 +212,8 @@ class CrossAccountAWS:
         for statement in statements_of(document):
             if not statement.keys() & {"Principal", "NotPrincipal"} or "Resource" in statement:
                 raise ConfigurationError("trust", "each statement of a trust policy has a Principal and no Resource")
-        _testing_moto.put_role(role_arn, json.dumps(document), max_session_duration)
-        _forget_refusals()
+        _moto.put_role(role_arn, json.dumps(document), max_session_duration)
+        clear_errors()
         return role_arn
 
     def grant(self, policy: str | Mapping[str, Any], *, role_arn: str | None = None) -> None:
@@ -444,13 +226,13 @@ class CrossAccountAWS:
         Raises:
             ConfigurationError: The role does not exist, or IAM does not take the policy.
         """
-        from xacct_lambda import _testing_moto  # noqa: PLC0415 - see __enter__
+        from xacct_lambda.testing import _moto  # noqa: PLC0415 - see __enter__
 
-        _testing_moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
-        _forget_refusals()
+        _moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
+        clear_errors()
 
     def _decide(self, parameters: AssumeRoleParameters, caller: Caller, permissions: list[str]) -> None:
-        from xacct_lambda import _testing_moto, _testing_sts  # noqa: PLC0415 - see __enter__
+        from xacct_lambda.testing import _moto, _sts_rules  # noqa: PLC0415 - see __enter__
 
         call = AssumeRoleCall(
             role_arn=parameters.role_arn,
@@ -465,14 +247,14 @@ class CrossAccountAWS:
         )
         try:
             if self._strict:
-                _testing_sts.check(
+                _sts_rules.check(
                     parameters,
                     caller=caller,
                     permissions=permissions,
-                    role_of=_testing_moto.role,
+                    role_of=_moto.role,
                     organization_id=self._organization_id,
                 )
-        except _testing_sts.RefusedError as error:
+        except _sts_rules.RefusedError as error:
             self.refused.append(dataclasses.replace(call, error_code=error.code, reason=error.reason))
             _logger.warning("STS refused %s to %s: %s", call.role_arn, call.caller_arn, error.reason)
             raise

@@ -22,15 +22,15 @@ from xacct_lambda.exceptions import ConfigurationError
 HELP: Final = "pack the library and cachetools into a Lambda layer, and print how to publish it"
 
 _OWN: Final = "xacct-lambda"
-_OF_THE_RUNTIME: Final = frozenset({"boto3", "botocore"})
+_RUNTIME_PACKAGES: Final = frozenset({"boto3", "botocore"})
 _RUNNING: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # What works on a developer's machine alone: commands, and the tools for tests, which need moto or pytest.
-_LEFT_OUT: Final = re.compile(r"(?:__main__|_command_\w+|_testing_\w+|pytest_plugin|testing)\.py")
+_EXCLUDED: Final = frozenset({"__main__.py", "cli", "pytest_plugin.py", "testing"})
 _LICENCE: Final = re.compile(r"(?i)licen[cs]e|copying|notice|authors")
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-_MOST_UNZIPPED: Final = 250 * 1024 * 1024
+_MAX_UNZIPPED_BYTES: Final = 250 * 1024 * 1024
 # The earliest that a zip can tell.
 _TIMESTAMP: Final = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE_FOR_ALL: Final = 0o100644 << 16
@@ -98,7 +98,7 @@ def build_layer(python_versions: Iterable[str] = (_RUNNING,), *, with_boto3: boo
     for version in versions:
         if version not in supported:
             raise ConfigurationError("python_version", f"{version!r} is not one of {', '.join(supported)}")
-    distributions = _needed(_OWN, without=frozenset() if with_boto3 else _OF_THE_RUNTIME)
+    distributions = _needed(_OWN, without=frozenset() if with_boto3 else _RUNTIME_PACKAGES)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         for distribution in distributions:
@@ -108,8 +108,8 @@ def build_layer(python_versions: Iterable[str] = (_RUNNING,), *, with_boto3: boo
                 shutil.copyfile(source, target)
         compiled = [version for version in versions if _compile(root, version)]
         content, unzipped = _zipped(root)
-    if unzipped > _MOST_UNZIPPED:
-        raise ConfigurationError("layer", f"{unzipped:,} bytes unzipped, and Lambda takes {_MOST_UNZIPPED:,}")
+    if unzipped > _MAX_UNZIPPED_BYTES:
+        raise ConfigurationError("layer", f"{unzipped:,} bytes unzipped, and Lambda takes {_MAX_UNZIPPED_BYTES:,}")
     return Layer(
         content,
         unzipped,
@@ -171,9 +171,9 @@ def _shipped(distribution: metadata.Distribution) -> Iterator[tuple[Path, str]]:
             yield Path(str(file.locate())), file.as_posix()
     if is_own:
         # Not off the list: in a checkout (pip install -e) that has no code.
-        package = Path(__file__).parent
+        package = Path(__file__).parent.parent
         for path in package.iterdir():
-            if path.is_file() and not _LEFT_OUT.fullmatch(path.name):
+            if path.is_file() and path.name not in _EXCLUDED:
                 yield path, f"{package.name}/{path.name}"
 
 

@@ -1,0 +1,86 @@
+"""Everything that keeps secrets out of messages, exceptions, and botocore's debug log.
+
+A secret is an access key's secret part, a session token, or an external ID. Objects that contain one redact their own
+``repr`` (:class:`~xacct_lambda._sts.FrozenCredentials`, :class:`~xacct_lambda._request.AssumeRoleRequest`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+from botocore.exceptions import BotoCoreError
+
+from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda.exceptions import XacctLambdaError
+
+_TOKEN: Final = re.compile(
+    r"""(?i)((?:x-amz-(?:security|s3session)-token|\bSecurityToken)['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+"""
+)
+
+_assuming_role: ContextVar[bool] = ContextVar("xacct_lambda_assuming_role", default=False)
+
+
+def redact_text(text: str, request: AssumeRoleRequest) -> str:
+    """Return STS's text without the external ID and the caller's session token, which STS may quote."""
+    if request.external_id is not None:
+        whole_word = re.compile(rf"(?<![\w-]){re.escape(request.external_id)}(?![\w-])", re.ASCII)
+        # Odd items are ARNs. An external ID inside an ARN is there for another reason.
+        parts = re.split(r"(arn:\S+)", text)
+        parts[::2] = [whole_word.sub("***", part) for part in parts[::2]]
+        text = "".join(parts)
+    return _TOKEN.sub(r"\1***", text)
+
+
+def without_request(error: Exception) -> Exception:
+    """Return a botocore error without the request, which contains the caller's token and the external ID.
+
+    The copy has no traceback and no cause either, because their frames contain the request too.
+    """
+    if not isinstance(error, BotoCoreError):
+        return error
+    return type(error)(**{name: str(value) for name, value in error.kwargs.items()})
+
+
+def without_values(report: str) -> str:
+    """Return botocore's report on invalid parameters without the values that it quotes."""
+    lines = [line.partition(", value: ")[0] for line in report.splitlines()]
+    return "; ".join(line for line in lines if line.startswith(("Invalid ", "Missing ", "Unknown ")))
+
+
+def loggable(outcome: object) -> object:
+    """Return an outcome for the log: this library's errors as they are, and only the class of any other error."""
+    return outcome if isinstance(outcome, XacctLambdaError) else type(outcome).__name__
+
+
+@contextmanager
+def assume_role_unlogged() -> Iterator[None]:
+    """Suppress botocore's debug log of an AssumeRole call, which contains the request and the new credentials."""
+    token = _assuming_role.set(True)
+    try:
+        yield
+    finally:
+        _assuming_role.reset(token)
+
+
+def _redact_log_record(record: logging.LogRecord) -> bool:
+    if _assuming_role.get():
+        return False
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        # The arguments don't fit the text. logging reports that itself, without raising.
+        return True
+    redacted = _TOKEN.sub(r"\1***", message)
+    if redacted != message:
+        record.msg, record.args = redacted, ()
+    return True
+
+
+# A filter acts only on the records of its own logger. These four log headers, bodies, and exceptions that quote them.
+for _name in ("botocore.auth", "botocore.endpoint", "botocore.httpsession", "botocore.parsers"):
+    logging.getLogger(_name).addFilter(_redact_log_record)

@@ -1,0 +1,1 @@
+"""The commands ``demo``, ``layer``, and ``policy`` of ``python -m xacct_lambda``."""
