@@ -30,6 +30,22 @@ ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/teams/orders/Reader"
 
 RunSuite = Callable[..., pytest.RunResult]
+RecordMessage = Callable[[Path, str, str], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the switch that rewrites the expected messages."""
+    parser.addoption(
+        "--update-messages",
+        action="store_true",
+        help="write the library's messages into tests/messages.txt and docs/troubleshooting.md instead of comparing",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to rewrite a file from several processes."""
+    if config.getoption("--update-messages") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--update-messages: run without -n, because the tests rewrite the same file")
 
 
 def pytest_collection_finish() -> None:
@@ -108,6 +124,21 @@ def outage(role_arn: str = ROLE) -> STSUnavailableError:
     error = STSUnavailableError(f"no answer for {role_arn}", role_arn=role_arn, response=response)
     error.__cause__ = TimeoutError("no route")
     return error
+
+
+@pytest.fixture
+def record_message(pytestconfig: pytest.Config) -> RecordMessage:
+    """Compare a passage of a file with what the library says now; with ``--update-messages``, replace the passage."""
+
+    def record(path: Path, expected: str, actual: str) -> None:
+        if pytestconfig.getoption("--update-messages"):
+            text = path.read_text(encoding="utf-8")
+            assert text.count(expected) == 1
+            path.write_text(text.replace(expected, actual), encoding="utf-8")
+        else:
+            assert actual == expected
+
+    return record
 
 
 @pytest.fixture

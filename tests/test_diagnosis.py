@@ -543,26 +543,31 @@ def test_answer_of_5xx_is_no_refusal():
     assert "a fault on its side" in str(raised)
 
 
+PAIR = "```text\n{}\n```\n\n```text\n{}\n```"
+"""A block with what botocore raises, and a block with what the library makes of it."""
+
+
 def documented():
-    """Return the pairs of docs/troubleshooting.md: what STS says, and what the library says."""
-    pairs = re.findall(r"```text\n(.*)\n```\n\n```text\n(.*)\n```", TROUBLESHOOTING.read_text(encoding="utf-8"))
+    """Return the pairs of blocks of docs/troubleshooting.md."""
+    pairs = re.findall(PAIR.format("(.*)", "(.*)"), TROUBLESHOOTING.read_text(encoding="utf-8"))
     return [pytest.param(*pair, id=re.sub(r"^(?:User: \S+|An error.*operation.*?): ", "", pair[0])) for pair in pairs]
 
 
+def botocore_error(text):
+    """Return the error of botocore that has this text."""
+    if answer := re.fullmatch(r"An error occurred \((\w+)\) when calling the AssumeRole operation: (.*)", text):
+        return client_error(answer[1], answer[2])
+    errors = [ConnectTimeoutError(endpoint_url=REGIONAL), NoCredentialsError()]
+    return {str(error): error for error in errors}.get(text) or ResponseParserError(text)
+
+
 @pytest.mark.parametrize(("said", "message"), documented())
-def test_documented_messages(said, message):
+def test_documented_messages(said, message, record_message):
     """What docs/troubleshooting.md shows is what the library says, word for word."""
-    answer = re.fullmatch(r"An error occurred \((\w+)\) when calling the AssumeRole operation: (.*)", said)
-    error = client_error(answer[1], answer[2]) if answer else ConnectTimeoutError(endpoint_url=REGIONAL)
+    error = botocore_error(said)
+    assert str(error) == said
     raised, _ = _errors.translate_error(error, request())
-    assert f"{type(raised).__name__}: {raised}" == message
-
-
-@pytest.mark.parametrize("error", [NoCredentialsError(), ResponseParserError()])
-def test_documented_messages_without_an_answer(error):
-    """What docs/troubleshooting.md shows for a call that did not reach STS is what the library says, word for word."""
-    raised, _ = _errors.translate_error(error, request())
-    assert f"```text\n{type(raised).__name__}: {raised}\n```" in TROUBLESHOOTING.read_text(encoding="utf-8")
+    record_message(TROUBLESHOOTING, PAIR.format(said, message), PAIR.format(said, f"{type(raised).__name__}: {raised}"))
 
 
 def test_every_text_is_documented():
