@@ -15,6 +15,7 @@ import pytest
 from conftest import OTHER_ROLE, ROLE, FakeSTS, outage, refusal, until
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
+from xacct_lambda._assumed_credentials import AssumedRoleCredentials
 from xacct_lambda._invocation import current_context
 from xacct_lambda._options import AssumeRoleOptions
 from xacct_lambda.exceptions import ConfigurationError
@@ -617,21 +618,27 @@ def finish_prefetching() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "prefetch", "clients", "calls"),
+    ("kind", "prefetch", "prepared", "calls"),
     [
-        ("on-demand", None, 1, 0),
+        ("on-demand", None, 1, 1),
         ("on-demand", False, 0, 0),
         ("on-demand", True, 1, 1),
+        ("provisioned-concurrency", None, 1, 0),
+        ("provisioned-concurrency", False, 0, 0),
         ("provisioned-concurrency", True, 1, 1),
+        ("lambda-managed-instances", None, 1, 0),
         ("lambda-managed-instances", True, 1, 1),
+        ("a type of next year", None, 1, 0),
+        ("a type of next year", True, 1, 1),
         ("snap-start", None, 1, 0),
+        ("snap-start", False, 0, 0),
         ("snap-start", True, 1, 0),
     ],
 )
 def test_the_init_phase(
-    in_lambda: Any, sts: FakeSTS, kind: str, prefetch: bool | None, clients: int, calls: int
+    in_lambda: Any, sts: FakeSTS, kind: str, prefetch: bool | None, prepared: int, calls: int
 ) -> None:
-    """Inside Lambda, clients are made at decoration; AssumeRole is called there on request, but not for a snapshot."""
+    """Inside Lambda, decoration creates all clients. AssumeRole is called if an event waits, or on request."""
     in_lambda(kind)
     holds_up_the_end: list[bool] = []
     sts.during = lambda: holds_up_the_end.append(not threading.current_thread().daemon)
@@ -639,9 +646,42 @@ def test_the_init_phase(
     assume_role(ROLE, clients=["s3"], prefetch=prefetch)(takes_s3)
     finish_prefetching()
 
-    assert (cache_info().clients, sts.calls) == (clients, calls)
-    assert len(sts.prepared) == calls, "the STS client is made before the thread starts"
+    assert (cache_info().clients, len(sts.prepared), sts.calls) == (prepared, prepared, calls)
     assert not any(holds_up_the_end), "a process that ends does not wait for STS"
+
+
+@pytest.mark.parametrize("step", ["prepare", "prefetch"])
+def test_a_failure_to_call_sts_in_init_is_logged(
+    in_lambda: Any, sts: FakeSTS, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """If init can't create the STS client or start the call, it creates the other clients and logs one WARNING."""
+    in_lambda("on-demand")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(AssumedRoleCredentials, step, fail)
+    handler = assume_role(ROLE, clients=["s3"])(takes_s3)
+
+    assert cache_info().clients == 1
+    assert [(record.levelname, record.name) for record in caplog.records] == [("WARNING", "xacct_lambda._decorator")]
+    assert caplog.messages[0].startswith(
+        "Could not prepare the AssumeRole call in the init phase; the first event tries again. "
+    )
+    assert handler(EVENT, CONTEXT) is assumed_session(ROLE).client("s3")
+
+
+def test_an_interrupt_of_the_init_phase_is_raised(in_lambda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Init logs errors only. An exception that ends the process passes."""
+    in_lambda("on-demand")
+
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AssumedRoleCredentials, "prepare", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        assume_role(ROLE, clients=["s3"])(takes_s3)
 
 
 @pytest.mark.parametrize("prefetch", [None, True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import keyword
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -19,9 +20,12 @@ from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._invocation import current_context
 from xacct_lambda._options import AssumeRoleOptions, PerEvent, check_region, did_you_mean, validate_options
+from xacct_lambda._redaction import loggable
 from xacct_lambda._service_models import default_loader
 from xacct_lambda._sessions import session_from_options
 from xacct_lambda.exceptions import ConfigurationError
+
+_logger = logging.getLogger(__name__)
 
 _Event = TypeVar("_Event")
 _Context = TypeVar("_Context")
@@ -29,6 +33,9 @@ _Result = TypeVar("_Result")
 
 # Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
 _INITIALIZATION_TYPE: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
+# The only type for which an event is already waiting. For all others, credentials may expire before the first event.
+_ON_DEMAND: Final = "on-demand"
+_SNAP_START: Final = "snap-start"
 
 
 class _Decorator(Protocol):
@@ -69,9 +76,11 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
         session: Name of a parameter that receives the session itself.
         allowed_roles: ARN patterns, one of which the role must match before anything is done with it. ``*`` matches
             within one part of the path, ``**`` across parts; partition and account are always literal.
-        prefetch: What the init phase of a Lambda function does: by default clients are made there and AssumeRole waits
-            for the first event; ``True`` calls AssumeRole too, in a thread; ``False`` leaves both to the first event.
-            Without effect outside Lambda, for roles that depend on the event, and (``True``) under SnapStart.
+        prefetch: What the init phase of a Lambda function does. By default it creates the clients and loads the trust
+            store. If an event is already waiting (``on-demand``), it also calls AssumeRole, in a thread. ``True``
+            calls AssumeRole for the other initialization types too, except SnapStart, because credentials don't go
+            into a snapshot. ``False`` leaves everything to the first event. A failure of the call is logged, and the
+            first event tries again. Outside Lambda, and for roles that depend on the event, nothing happens in init.
         options: Those of :func:`assumed_session`; each but ``source_session`` and ``sts_config`` may be a callable over
             the handler's positional arguments.
 
@@ -178,15 +187,22 @@ class _Injector:
         )
 
     def initialize(self, *, prefetch: bool | None) -> None:
-        """Do in Lambda's init phase, where a small function has a whole processor, what the first event would do."""
+        """Do in Lambda's init phase, where a small function has a whole core, what the first event would do."""
         kind = os.environ.get(_INITIALIZATION_TYPE)
         if kind is None or prefetch is False or self._depends_on_event:
             return
-        if prefetch and kind != "snap-start":
-            credentials: Any = self._session().get_credentials()
-            # Not in the attempt's thread: beside the making of other clients it would parse what they share once more.
+        credentials: Any = self._session().get_credentials()
+        try:
+            # Create the STS client in this thread. In the attempt's thread, beside the creation of the other clients,
+            # botocore would parse the models that both need twice.
             credentials.prepare()
-            credentials.prefetch()
+            if kind == _ON_DEMAND or (prefetch and kind != _SNAP_START):
+                credentials.prefetch()
+        except Exception as error:  # noqa: BLE001 - the first event makes the same call, and reports what is wrong
+            _logger.warning(
+                "Could not prepare the AssumeRole call in the init phase; the first event tries again. %s",
+                loggable(error),
+            )
         self._resolve()
 
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
