@@ -48,7 +48,7 @@ intersphinx_timeout = 5
 _CALLABLE = "collections.abc.Callable"
 SHOWN = {
     r"~?xacct_lambda\._decorator\._Decorator": f"{_CALLABLE}[[{_CALLABLE}], {_CALLABLE}]",
-    r"~?xacct_lambda\.testing\._IsolatedCache": "contextlib.AbstractContextManager[None]",
+    r"~?xacct_lambda\.testing\._isolation\.IsolatedCache": "contextlib.AbstractContextManager[None]",
     r"~?typing\.Unpack\[~?xacct_lambda\._options\.AssumeRoleOptions\]": "typing.Any",
     r"\b_context\b": "context",
 }

@@ -255,7 +255,7 @@ def test_code_that_is_not_run_is_typed(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("module", ["", "._decorator", ".events", ".policy", ".testing"])
+@pytest.mark.parametrize("module", ["", "._decorator", ".events", ".instrumentation", ".policy", ".testing"])
 def test_code_in_docstrings_runs(module: str) -> None:
     """The examples of docstrings, which the reference shows, run as they stand."""
     home = importlib.import_module(f"xacct_lambda{module}")
@@ -279,7 +279,12 @@ def test_the_reference_is_complete() -> None:
     """Every public name is on the pages of the reference."""
     api = (PROJECT / "docs" / "api.md").read_text()
     shown = set(re.findall(r"auto(?:function|class):: xacct_lambda\.(?:testing\.)?(\w+)", api))
-    modules = {"xacct_lambda.events", "xacct_lambda.policy", "xacct_lambda.testing"}
+    modules = {
+        "xacct_lambda.events",
+        "xacct_lambda.instrumentation",
+        "xacct_lambda.policy",
+        "xacct_lambda.testing",
+    }
 
     assert shown >= set(xacct_lambda.__all__) - {"exceptions"}
     assert shown >= set(importlib.import_module("xacct_lambda.testing").__all__)

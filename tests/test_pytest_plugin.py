@@ -69,6 +69,31 @@ def test_without_the_library_it_lets_a_test_pass(monkeypatch: pytest.MonkeyPatch
     assert stopped.value.value == "outcome"
 
 
+def test_a_test_that_imports_the_library_removes_its_hooks(suite: pytest.Pytester) -> None:
+    """The first test that imports the library leaves no hook to the next one; hooks from outside of tests stay."""
+    suite.makeconftest("")
+    suite.makepyfile("""
+        from xacct_lambda.instrumentation import get_hooks, set_hooks
+
+        set_hooks([print])
+
+        def test_sets_a_hook():
+            set_hooks([repr])
+
+        def test_has_the_hook_of_the_module():
+            import xacct_lambda._sessions
+            assert get_hooks() == (print,)
+            set_hooks([repr])
+
+        def test_has_the_hook_of_the_module_again():
+            assert get_hooks() == (print,)
+    """)
+
+    result = suite.runpytest_subprocess("-p", "no:randomly")
+
+    result.assert_outcomes(passed=3)
+
+
 def test_a_run_without_the_library(suite: pytest.Pytester):
     """A test that has nothing to do with the library runs without it."""
     suite.makeconftest("")

@@ -27,11 +27,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_protocol() -> Generator[None, Any, Any]:
     """Run a test, its fixtures included, with an empty cache, if the library is in use at all."""
     if "xacct_lambda._sessions" not in sys.modules:
-        return (yield)
+        hooks = _hooks()
+        try:
+            return (yield)
+        finally:
+            # The test may have imported the library, and set hooks.
+            if _hooks() != hooks:
+                sys.modules["xacct_lambda.instrumentation"].set_hooks(hooks)
     from xacct_lambda.testing import isolated_cache  # noqa: PLC0415 - costs what the library costs
 
     with isolated_cache():
         return (yield)
+
+
+def _hooks() -> tuple[Any, ...]:
+    instrumentation = sys.modules.get("xacct_lambda.instrumentation")
+    return () if instrumentation is None else instrumentation.get_hooks()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from xacct_lambda import _sessions
+from xacct_lambda import _sessions, instrumentation
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda.exceptions import ConfigurationError
 
@@ -53,17 +53,18 @@ class IsolatedCache:
     """See :func:`isolated_cache`."""
 
     def __init__(self) -> None:
-        self._outer: list[_sessions.SessionCache] = []
+        self._outer: list[tuple[_sessions.SessionCache, tuple[instrumentation.Hook, ...]]] = []
 
     def __enter__(self) -> None:
-        self._outer.append(_sessions.default_cache)
+        self._outer.append((_sessions.default_cache, instrumentation.get_hooks()))
         track_cache(_sessions.default_cache)
         _sessions.default_cache = _sessions.new_cache()
         track_cache(_sessions.default_cache)
         _clear_credentials()
 
     def __exit__(self, *_: object) -> None:
-        _sessions.default_cache = self._outer.pop()
+        _sessions.default_cache, hooks = self._outer.pop()
+        instrumentation.set_hooks(hooks)
         _clear_credentials()
 
     def __call__(self, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
@@ -87,7 +88,8 @@ def isolated_cache() -> IsolatedCache:
     """Return a context manager, and decorator of functions, in which the library remembers nothing from outside.
 
     The pytest plugin does this for each test. Sessions, clients and credentials made inside are forgotten at the end;
-    what the library shared outside is shared again then. Sessions that code holds on to, such as those of a module, go
-    on working inside and after: they fetch credentials anew in each. Takes less than a millisecond.
+    what the library shared outside is shared again then, and the hooks are those that were set outside. Sessions that
+    code holds on to, such as those of a module, go on working inside and after: they fetch credentials anew in each.
+    Takes less than a millisecond.
     """
     return IsolatedCache()
