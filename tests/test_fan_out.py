@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import pickle
 import threading
@@ -12,7 +13,7 @@ import boto3
 import pytest
 from conftest import ROLE, Clock, FakeSTS, refusal
 
-from xacct_lambda import assume_role, assumed_session, assumed_sessions, cache_clear, for_each_account
+from xacct_lambda import _fan_out, assume_role, assumed_session, assumed_sessions, cache_clear, for_each_account
 from xacct_lambda._invocation import current_context
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, PartialFailureError, STSUnavailableError
 
@@ -82,6 +83,24 @@ def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
     sts.during = lambda: all_of_33.wait() and None
     outcomes = loop(roles, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes.values()} == {threading.BrokenBarrierError}
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(8, 32), (1, 32), (0.4, 32), (0.14, 11), (0.0724, 6), (0.01, 4)])
+def test_the_number_of_workers_follows_the_cores(monkeypatch: pytest.MonkeyPatch, cores: float, workers: int) -> None:
+    """By default there are as many workers as the function's part of a core can serve."""
+    monkeypatch.setattr(_fan_out, "available_cores", lambda: cores)
+    used: list[int] = []
+    real = concurrent.futures.ThreadPoolExecutor
+
+    def pool(max_workers: int, **options: Any) -> Any:
+        used.append(max_workers)
+        return real(max_workers, **options)
+
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", pool)
+    assumed_sessions(ROLES)
+    assumed_sessions(ROLES, max_workers=3)
+
+    assert used == [workers, 3]
 
 
 @pytest.mark.parametrize("max_workers", [1, 50])
