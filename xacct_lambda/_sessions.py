@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 import sys
@@ -19,6 +18,7 @@ from cachetools import LRUCache
 
 from xacct_lambda._assumed_credentials import AssumedRoleCredentials
 from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
+from xacct_lambda._event_hooks import copy_hooks
 from xacct_lambda._options import check_session_options
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._service_models import setup_default_session
@@ -47,7 +47,7 @@ class AssumedSession(boto3.Session):
         self, cache: SessionCache, source: boto3.Session, credentials: AssumedRoleCredentials, region_name: str | None
     ) -> None:
         # The source's hooks: botocore's, boto3's, and whatever the user or an instrumentation has added to them.
-        events = copy.copy(source.events)
+        events = copy_hooks(source)
         credentials.watch(events)
         profile = None if source.profile_name == "default" else source.profile_name
         session = botocore.session.Session(event_hooks=events, include_builtin_handlers=False, profile=profile)
