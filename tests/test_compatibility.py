@@ -65,7 +65,7 @@ def test_under(name: str) -> None:
     decorator: Any = (FORWARD_KEYWORDS | DO_NOT_FORWARD_KEYWORDS)[name]
     decorated = decorator(assume_role(ROLE, clients=["sqs"])(handler))
 
-    assert decorated({"Records": []}, CONTEXT) is assumed_session(ROLE).client("sqs")
+    assert decorated({"Records": []}, CONTEXT) is assumed_session(ROLE).injected_client(service_name="sqs")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:aws_lambda_powertools")
@@ -75,7 +75,7 @@ def test_over(name: str) -> None:
     decorator: Any = FORWARD_KEYWORDS[name]
     decorated = assume_role(ROLE, clients=["sqs"])(decorator(handler))
 
-    assert decorated({"Records": []}, CONTEXT) is assumed_session(ROLE).client("sqs")
+    assert decorated({"Records": []}, CONTEXT) is assumed_session(ROLE).injected_client(service_name="sqs")
 
 
 def test_parameters_of_the_other_account() -> None:

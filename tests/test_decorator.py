@@ -62,13 +62,15 @@ def test_resources_and_the_session_are_injected() -> None:
 
 
 def test_injected_clients_are_those_of_the_session() -> None:
-    """The decorator and ``assumed_session`` share sessions and clients."""
+    """Decorated functions that assume the same role share its session, and one client for each set of arguments."""
 
     @assume_role(ROLE, clients=["sqs"], tags={"a": "b"}, region_name="us-west-2")
     def handler(event, context, *, sqs):
         return sqs
 
-    assert handler(EVENT, CONTEXT) is assumed_session(ROLE, tags={"a": "b"}, region_name="us-west-2").client("sqs")
+    assert handler(EVENT, CONTEXT) is assumed_session(ROLE, tags={"a": "b"}, region_name="us-west-2").injected_client(
+        service_name="sqs"
+    )
 
 
 def test_resources_are_reused_by_their_thread_alone() -> None:
@@ -210,7 +212,7 @@ def test_a_caller_that_passes_some_gets_the_rest() -> None:
     s3, sqs = handler(EVENT, CONTEXT, s3="stub")
 
     assert s3 == "stub"
-    assert sqs is assumed_session(ROLE).client("sqs")
+    assert sqs is assumed_session(ROLE).injected_client(service_name="sqs")
 
 
 def test_the_context_may_be_passed_by_name() -> None:
@@ -439,7 +441,9 @@ def test_a_parameter_after_the_context_needs_no_star() -> None:
     def handler(event, context, s3, sqs=None):
         return s3, sqs
 
-    assert handler(EVENT, CONTEXT) == (assumed_session(ROLE).client("s3"), assumed_session(ROLE).client("sqs"))
+    assert handler(EVENT, CONTEXT) == tuple(
+        assumed_session(ROLE).injected_client(service_name=name) for name in ("s3", "sqs")
+    )
 
 
 def test_what_is_decorated_can_be_called() -> None:
@@ -668,7 +672,7 @@ def test_a_failure_to_call_sts_in_init_is_logged(
     assert caplog.messages[0].startswith(
         "Could not prepare the AssumeRole call in the init phase; the first event tries again. "
     )
-    assert handler(EVENT, CONTEXT) is assumed_session(ROLE).client("s3")
+    assert handler(EVENT, CONTEXT) is assumed_session(ROLE).injected_client(service_name="s3")
 
 
 def test_an_interrupt_of_the_init_phase_is_raised(in_lambda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -710,7 +714,7 @@ def test_the_first_event_uses_what_was_prefetched(in_lambda: Any, sts: FakeSTS) 
 
     client = handler(EVENT, CONTEXT)
 
-    assert client is assumed_session(ROLE).client("s3")
+    assert client is assumed_session(ROLE).injected_client(service_name="s3")
     assert cache_info().clients == made == 1
     assert sts.calls == 1
 

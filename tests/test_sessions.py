@@ -235,13 +235,49 @@ def test_the_profile_of_the_source_is_kept() -> None:
 # --- Clients and resources --------------------------------------------------------------------------------------------
 
 
-def test_the_same_arguments_give_the_same_client() -> None:
-    """A client is made once, whether its arguments are given by position or by name, or spelled out as defaults."""
-    session = assumed_session(ROLE)
-    client = session.client("sqs", "us-east-1")
+@pytest.mark.parametrize("kind", ["client", "resource"])
+def test_clients_and_resources_have_one_owner(kind: str) -> None:
+    """``client`` and ``resource`` return a new object on each call, and count nothing as cached."""
+    create = getattr(assumed_session(ROLE), kind)
+    one, other = create("sqs"), create("sqs")
 
-    assert session.client(service_name="sqs", region_name="us-east-1") is client
-    assert session.client("sqs", "us-east-1", None, True, config=None) is client
+    assert one is not other
+    assert one.meta is not other.meta
+    assert cache_info().clients == 0
+
+
+def test_hooks_of_one_owner_stay_with_its_client() -> None:
+    """A hook that one owner registers on its client runs for none of the others, however many there have been."""
+    session = assumed_session(ROLE)
+    calls: list[int] = []
+    for number in range(20):
+        session.client("sqs").meta.events.register(
+            "provide-client-params.sqs", lambda number=number, **_: calls.append(number)
+        )
+
+    session.client("sqs").meta.events.emit("provide-client-params.sqs.SendMessage", params={}, model=None, context={})
+
+    assert calls == []
+
+
+def test_a_hook_on_the_session_reaches_its_later_clients() -> None:
+    """A hook on the session's own events is in each client that is created after it."""
+    session = assumed_session(ROLE)
+    calls: list[int] = []
+    session.events.register("provide-client-params.sqs", lambda **_: calls.append(1))
+
+    session.client("sqs").meta.events.emit("provide-client-params.sqs.SendMessage", params={}, model=None, context={})
+
+    assert calls == [1]
+
+
+def test_an_injected_client_is_created_once() -> None:
+    """Equal arguments give the same injected client, also if one of them is spelled out as its default."""
+    session = assumed_session(ROLE)
+    client = session.injected_client(service_name="sqs", region_name="us-east-1")
+
+    assert session.injected_client(region_name="us-east-1", service_name="sqs", config=None) is client
+    assert session.client("sqs", "us-east-1") is not client
     assert cache_info().clients == 1
 
 
@@ -256,50 +292,26 @@ def test_the_same_arguments_give_the_same_client() -> None:
     ],
     ids=lambda arguments: "+".join(arguments),
 )
-def test_other_arguments_give_another_client(arguments: dict[str, Any]) -> None:
-    """A client for another Region, endpoint or configuration is another client; equal ones are the same."""
+def test_other_arguments_inject_another_client(arguments: dict[str, Any]) -> None:
+    """An injected client for another Region, endpoint or configuration is another client; equal ones are the same."""
     session = assumed_session(ROLE)
+    client = session.injected_client(service_name="sqs", **arguments)
 
-    assert session.client("sqs", **arguments) is not session.client("sqs")
-    assert session.client("sqs", **arguments) is session.client("sqs", **copy.deepcopy(arguments))
-
-
-def test_a_client_with_keys_of_its_own_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys passed to ``client`` are neither kept nor compared, even one alone: such a client is made each time."""
-    session = assumed_session(ROLE)
-    keys = {"aws_access_key_id": "AKIAOWN", "aws_secret_access_key": "own"}
-
-    client = session.client("sqs", **keys)
-
-    assert session.client("sqs", **keys) is not client
-    monkeypatch.setattr(boto3.Session, "client", lambda *_args, **_options: object())  # botocore refuses half a pair
-    for half in ({name: value} for name, value in keys.items()):
-        assert session.client("sqs", **half) is not session.client("sqs", **half)
-    assert cache_info().clients == 0
+    assert client is not session.injected_client(service_name="sqs")
+    assert client is session.injected_client(service_name="sqs", **copy.deepcopy(arguments))
 
 
-def test_one_client_however_many_threads() -> None:
-    """Threads that ask for one client at one time get one client."""
+def test_one_injected_client_however_many_threads() -> None:
+    """Threads that ask for one injected client at one time get one client."""
     session = assumed_session(ROLE)
     start = threading.Barrier(8, timeout=5)
 
-    def make(_: int) -> Any:
+    def create(_: int) -> Any:
         start.wait()
-        return session.client("sqs")
+        return session.injected_client(service_name="sqs")
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(make, range(8)))) == 1
-
-
-def test_a_resource_is_new_each_time() -> None:
-    """Resources are not thread-safe: each is new, with a client of its own beneath it."""
-    session = assumed_session(ROLE)
-    one, other = session.resource("s3"), session.resource("s3")
-
-    assert one is not other
-    assert one.meta.client is not other.meta.client
-    assert session.client("s3") is session.client("s3")
-    assert cache_info().clients == 1
+        assert len(set(pool.map(create, range(8)))) == 1
 
 
 def test_sessions_neither_print_nor_pickle_secrets() -> None:
@@ -431,31 +443,6 @@ def test_boto3_still_has_what_sessions_are_built_on() -> None:
     assert callable(assumed_session(ROLE).resource("dynamodb").Table("t").batch_writer)
 
 
-def test_a_client_that_is_asked_for_while_a_resource_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that wants a client while another makes a resource of the same session gets the session's one client."""
-    session = assumed_session(ROLE)
-    at_the_lock: list[int] = []
-    building = _sessions.default_cache.build_lock
-
-    class Building:
-        def __enter__(self) -> None:
-            at_the_lock.append(threading.get_ident())
-            building.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            building.release()
-
-    monkeypatch.setattr(_sessions.default_cache, "build_lock", Building())
-    monkeypatch.setattr(boto3.Session, "resource", lambda *_: until(lambda: len(at_the_lock) == 2))
-    with ThreadPoolExecutor(2) as pool:
-        resource = pool.submit(session.resource, "dynamodb")
-        until(lambda: len(at_the_lock) == 1)
-        client = pool.submit(session.client, "sqs")
-        resource.result(5)
-
-        assert client.result(5) is session.client("sqs")
-
-
 # --- Bounds and forgetting --------------------------------------------------------------------------------------------
 
 
@@ -463,14 +450,14 @@ def test_the_numbers_of_sessions_and_clients_are_bounded() -> None:
     """Beyond the bounds, what has gone unused the longest makes room."""
     cache_resize(max_sessions=2, max_clients=1)
     first = assumed_session(ROLE)
-    client = first.client("sqs")
+    client = first.injected_client(service_name="sqs")
     for number in range(2):
         assumed_session(f"{ROLE}-{number}")
 
     assert cache_info().sessions == 2
     assert assumed_session(ROLE) is not first
-    first.client("sns")
-    assert first.client("sqs") is not client
+    first.injected_client(service_name="sns")
+    assert first.injected_client(service_name="sqs") is not client
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, None])
@@ -511,22 +498,21 @@ def test_resizing_leaves_nothing_behind() -> None:
 def test_clearing_forgets_all() -> None:
     """After ``cache_clear`` the same arguments give another session; a client still in use fetches anew."""
     session = assumed_session(ROLE)
-    client = session.client("sqs")
     token_of(session)
 
     cache_clear()
 
     assert cache_info()[4:] == (0, 0, 0)
     assert assumed_session(ROLE) is not session
-    assert client is session.client("sqs")
     assert token_of(session) == "token-2"
 
 
 def test_info_counts_sessions_and_clients() -> None:
     """``cache_info`` tells signatures, calls, failures and what is held."""
     session = assumed_session(ROLE)
-    session.client("sqs")
-    session.client("sns")
+    for service in ("sqs", "sns"):
+        session.client(service)
+        session.injected_client(service_name=service)
     assumed_session(OTHER_ROLE)
     token_of(session)
     token_of(session)
@@ -609,7 +595,7 @@ def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_se
     module = reload_sessions()
     module.default_cache = SessionCache(CredentialCache(sts))
     session = module.assumed_session(ROLE)
-    client = session.client("sqs")
+    client = session.injected_client(service_name="sqs")
     token_of(session)
 
     (hook,) = snapshot_hooks
@@ -617,7 +603,7 @@ def test_credentials_stay_out_of_a_snapshot(snapshot_hooks: list[Any], reload_se
 
     assert module.cache_info().roles == 0
     assert sts.cleared == 1
-    assert module.assumed_session(ROLE).client("sqs") is client
+    assert module.assumed_session(ROLE).injected_client(service_name="sqs") is client
     assert token_of(session) == "token-2"
 
 

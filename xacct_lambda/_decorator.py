@@ -8,6 +8,7 @@ import keyword
 import logging
 import os
 import threading
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack
 
@@ -112,24 +113,38 @@ class _Injection(NamedTuple):
     """``client`` or ``resource``, methods of the session; or ``session``, the session itself."""
     arguments: Mapping[str, Any]
 
-    def of(self, session: boto3.Session) -> Any:
-        return session if self.kind == "session" else getattr(session, self.kind)(**self.arguments)
+    def build(self, session: _sessions.AssumedSession) -> Any:
+        """Return the object to inject: a client is the same for every decorated function, a resource is a new one."""
+        match self.kind:
+            case "client":
+                return session.injected_client(**self.arguments)
+            case "resource":
+                return session.resource(**self.arguments)
+            case _:
+                return session
 
 
-class _Lookup(NamedTuple):
-    """What a role that does not depend on the event injects, and what must not have changed for that to hold."""
+class _InjectionCache:
+    """The injected arguments of a role that does not depend on the event.
 
-    epoch: object
-    default_session: boto3.Session | None
-    injected: dict[str, Any]
+    They are valid until the session cache is cleared or boto3's default session is replaced.
+    """
 
+    def __init__(self, *, per_thread: bool) -> None:
+        self._entry: Any = threading.local() if per_thread else types.SimpleNamespace()
 
-class _Memory:
-    lookup = _Lookup(object(), None, {})
+    def get(self) -> dict[str, Any] | None:
+        """Return the cached arguments, or None if they have to be built."""
+        try:
+            injected, generation, default_session = self._entry.value
+        except AttributeError:
+            return None
+        is_valid = generation is _sessions.default_cache.generation and default_session is boto3.DEFAULT_SESSION
+        return injected if is_valid else None
 
-
-class _ThreadsMemory(threading.local, _Memory):
-    """A memory for each thread, since resources are not thread-safe."""
+    def put(self, injected: dict[str, Any], generation: object, default_session: boto3.Session | None) -> None:
+        """Cache arguments, with the two objects they were built for."""
+        self._entry.value = injected, generation, default_session
 
 
 class RoleUsage(NamedTuple):
@@ -160,8 +175,9 @@ class _Injector:
         self._injections = injections
         self._allowed = AllowedRoles(allowed_roles)
         self._depends_on_event = callable(role_arn) or any(map(callable, options.values()))
+        # Resources are not thread-safe. Clients are, so that a new thread finds them without waiting for a lock.
         has_resources = any(injection.kind == "resource" for injection in injections.values())
-        self._memory = _ThreadsMemory() if has_resources else _Memory()
+        self._cached = _InjectionCache(per_thread=has_resources)
         if callable(role_arn) and allowed_roles is None:
             raise ConfigurationError(
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
@@ -208,25 +224,23 @@ class _Injector:
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
         """Return the handler's keyword arguments: those the caller passed, and those it left to be injected."""
         if not passed and not self._depends_on_event:
-            epoch, default_session, injected = self._memory.lookup
-            if epoch is _sessions.default_cache.generation and default_session is boto3.DEFAULT_SESSION:
-                return injected
-            return self._resolve()
+            injected = self._cached.get()
+            return self._resolve() if injected is None else injected
         missing = self.names - passed.keys()
-        return passed | self._build_clients(self._session(*positional), missing) if missing else passed
+        return passed | self._build(self._session(*positional), missing) if missing else passed
 
     def _resolve(self) -> dict[str, Any]:
-        # Both are read first: should one change meanwhile, the next call looks up once more.
-        epoch, default_session = _sessions.default_cache.generation, boto3.DEFAULT_SESSION
-        injected = self._build_clients(self._session(), self.names)
-        # There was none before the first look-up, which makes it.
-        self._memory.lookup = _Lookup(epoch, default_session or boto3.DEFAULT_SESSION, injected)
+        # Read both first: if one changes while the clients are created, the next call builds them again.
+        generation, default_session = _sessions.default_cache.generation, boto3.DEFAULT_SESSION
+        injected = self._build(self._session(), self.names)
+        # The first call creates the default session.
+        self._cached.put(injected, generation, default_session or boto3.DEFAULT_SESSION)
         return injected
 
-    def _build_clients(self, session: boto3.Session, names: Iterable[str]) -> dict[str, Any]:
-        return {name: self._injections[name].of(session) for name in names}
+    def _build(self, session: _sessions.AssumedSession, names: Iterable[str]) -> dict[str, Any]:
+        return {name: self._injections[name].build(session) for name in names}
 
-    def _session(self, *positional: Any) -> boto3.Session:
+    def _session(self, *positional: Any) -> _sessions.AssumedSession:
         role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
         return session_from_options(role_arn, self._options, *positional)
 

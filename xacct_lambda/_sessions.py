@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import threading
@@ -29,18 +28,13 @@ _MAX_SESSIONS: Final = 100
 _MAX_CLIENTS: Final = 20
 _MAX_CHAINED_DURATION: Final = 3600
 
-_CLIENT_DEFAULTS: Final = {
-    name: parameter.default
-    for name, parameter in inspect.signature(boto3.Session.client).parameters.items()
-    if name != "self"
-}
-
 
 class AssumedSession(boto3.Session):
-    """A :class:`boto3.Session` that acts as the assumed role; made by :func:`assumed_session`.
+    """A :class:`boto3.Session` that acts as the assumed role; created by :func:`assumed_session`.
 
-    ``client()`` with the same arguments returns the same client, as clients are thread-safe and cost 5 to 100 ms each.
-    ``resource()`` returns a new resource each time, since resources are not thread-safe.
+    ``client()`` and ``resource()`` return a new object on each call, as those of any other session do: a client has one
+    owner, who may register event hooks on it. The clients that ``@assume_role`` injects are kept beside them, one for
+    each set of arguments, and belong to the library.
     """
 
     def __init__(
@@ -59,8 +53,7 @@ class AssumedSession(boto3.Session):
         session.register_component("data_loader", source._loader)  # noqa: SLF001
         self._cache = cache
         self._credentials = credentials
-        self._clients: LRUCache[Hashable, Any] = LRUCache(cache.max_clients)
-        self._in_resource = False
+        self._injected_clients: LRUCache[Hashable, Any] = LRUCache(cache.max_clients)
         super().__init__(botocore_session=session, region_name=region_name or source.region_name)
 
     def _setup_loader(self) -> None:
@@ -78,35 +71,32 @@ class AssumedSession(boto3.Session):
         raise TypeError("sessions do not pickle: send the role's ARN and call assumed_session() on the other side")
 
     def client(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the client that ``boto3.Session.client`` makes of these arguments, and the same one the next time."""
-        named = dict(zip(_CLIENT_DEFAULTS, args)) | kwargs  # noqa: B905 - boto3 takes no more than these
-        given = {name: value for name, value in named.items() if value is not _CLIENT_DEFAULTS.get(name)}
-        key = frozenset(
-            (name, config_key(value) if isinstance(value, Config) else value) for name, value in given.items()
-        )
+        """Return a new client, as ``boto3.Session.client`` does."""
+        # boto3's sessions are not thread-safe: two threads would parse a service model twice, or meet half of one.
         with self._cache.build_lock:
-            # Read under the lock: otherwise it might be another thread that is making a resource.
-            if self._in_resource or "aws_access_key_id" in given or "aws_secret_access_key" in given:
-                return super().client(*args, **kwargs)
-            client = self._clients.get(key)
-            if client is None:
-                client = self._clients[key] = super().client(*args, **kwargs)
-            return client
+            return super().client(*args, **kwargs)
 
     def resource(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a new resource with a client of its own, as ``boto3.Session.resource`` does."""
-        # DynamoDB's resource keeps state in handlers on its client: with a shared one, two threads would mix up
-        # their expressions.
+        """Return a new resource with its own client, as ``boto3.Session.resource`` does."""
         with self._cache.build_lock:
-            self._in_resource = True
-            try:
-                return super().resource(*args, **kwargs)
-            finally:
-                self._in_resource = False
+            return super().resource(*args, **kwargs)
+
+    def injected_client(self, **arguments: Any) -> Any:
+        """Return the client that ``@assume_role`` injects for these arguments of ``client()``; create it only once."""
+        key = frozenset(
+            (name, config_key(value) if isinstance(value, Config) else value)
+            for name, value in arguments.items()
+            if value is not None  # None is the default of all arguments that may be None
+        )
+        with self._cache.build_lock:
+            client = self._injected_clients.get(key)
+            if client is None:
+                client = self._injected_clients[key] = self.client(**arguments)
+            return client
 
     @property
-    def client_count(self) -> int:
-        return len(self._clients)
+    def injected_client_count(self) -> int:
+        return len(self._injected_clients)
 
 
 class _StaticProvider:
@@ -136,9 +126,9 @@ class CacheInfo(NamedTuple):
     roles: int
     """Sets of credentials held."""
     sessions: int
-    """Sessions held."""
+    """Cached sessions."""
     clients: int
-    """Clients held by those sessions."""
+    """Clients that ``@assume_role`` injects. Those that you create yourself are yours, and not counted."""
 
 
 class _SessionKey(NamedTuple):
@@ -229,7 +219,7 @@ class SessionCache:
         """Return the figures of ``cache_info()``."""
         counts = self.credentials.counts()
         with self.build_lock:
-            clients = sum(session.client_count for session in self._sessions.values())
+            clients = sum(session.injected_client_count for session in self._sessions.values())
             return CacheInfo(
                 counts.hits,
                 counts.misses,
@@ -343,14 +333,15 @@ def check_chained_duration(request: AssumeRoleRequest, source_session: boto3.Ses
         )
 
 
-def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: Any) -> boto3.Session:
+def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: Any) -> AssumedSession:
     """Return the session that the options describe, those that are callables called with the arguments.
 
     Raises:
         ConfigurationError: What a callable returned breaks a rule.
     """
     own = {name: value(*arguments) if callable(value) else value for name, value in options.items()}
-    return assumed_session(role_arn, **own)
+    session: Any = assumed_session(role_arn, **own)
+    return session  # type: ignore[no-any-return] # the public function's type is the public class
 
 
 def cache_info() -> CacheInfo:
@@ -377,7 +368,7 @@ def cache_resize(
     Args:
         max_roles: Sets of credentials held, 2 KB each.
         max_sessions: Sessions held, 0.1 MB each and 0.5 MB with an ``s3`` client.
-        max_clients: Clients held by each session.
+        max_clients: Cached clients of each session, which ``@assume_role`` injects.
 
     Raises:
         ConfigurationError: A bound is not a whole number of at least 1; nothing is changed.
