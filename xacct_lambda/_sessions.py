@@ -17,6 +17,7 @@ from cachetools import LRUCache
 
 from xacct_lambda._assumed_credentials import AssumedRoleCredentials
 from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
+from xacct_lambda._endpoint_rules import share_endpoint_rules
 from xacct_lambda._event_hooks import copy_hooks
 from xacct_lambda._options import check_session_options
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
@@ -74,7 +75,7 @@ class AssumedSession(boto3.Session):
         """Return a new client, as ``boto3.Session.client`` does."""
         # boto3's sessions are not thread-safe: two threads would parse a service model twice, or meet half of one.
         with self._cache.build_lock:
-            return super().client(*args, **kwargs)
+            return share_endpoint_rules(super().client(*args, **kwargs))
 
     def resource(self, *args: Any, **kwargs: Any) -> Any:
         """Return a new resource with its own client, as ``boto3.Session.resource`` does."""
