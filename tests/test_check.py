@@ -180,7 +180,7 @@ def test_callers_credentials_have_expired(sts, capsys):
     assert main(["check", "--role-arn", ROLE]) == 1
     printed = capsys.readouterr().out
     assert titles(printed)["who am I"] == "no"
-    assert "The caller's own credentials have expired" in printed
+    assert "STS rejected the caller's own credentials (provider env): they have expired" in printed
 
 
 def test_caller_may_not_ask(sts, capsys):

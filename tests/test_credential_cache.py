@@ -24,7 +24,12 @@ from xacct_lambda._credential_cache import CredentialCache, CredentialKey, advis
 from xacct_lambda._invocation import current_context
 from xacct_lambda._request import assume_role_request
 from xacct_lambda._sts import FrozenCredentials
-from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError
+from xacct_lambda.exceptions import (
+    AssumeRoleError,
+    CallerCredentialsError,
+    ConfigurationError,
+    STSUnavailableError,
+)
 
 SOURCE = boto3.Session()
 HOUR = 3600
@@ -626,7 +631,8 @@ def test_trouble_with_the_callers_credentials_is_no_refusal(
     """Where STS rejects the caller's own credentials, what is held for the role goes on serving."""
     first = cache.get(KEY)
     clock.advance(HOUR - 600)
-    sts.failure = refusal(code)
+    response = {"Error": {"Code": code, "Message": "no"}}
+    sts.failure = CallerCredentialsError("rejected", role_arn=ROLE, response=response)
 
     assert cache.get(KEY) is first
 

@@ -13,10 +13,8 @@ from botocore.exceptions import (
     ConnectionClosedError,
     ConnectionError,  # noqa: A004 - the common ancestor of some
     ConnectTimeoutError,
-    CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
-    MetadataRetrievalError,
     NoCredentialsError,
     ProxyConnectionError,
     SSLError,
@@ -25,7 +23,7 @@ from botocore.parsers import ResponseParserError
 
 from xacct_lambda import _diagnosis, _errors
 from xacct_lambda._request import assume_role_request
-from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
+from xacct_lambda.exceptions import AssumeRoleError, CallerCredentialsError, STSUnavailableError
 
 TROUBLESHOOTING = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
 
@@ -237,17 +235,19 @@ OTHER = [
         "Syntax errors in policy.",
         ["The session policy", "argument policy"],
     ),
+]
+CALLERS = [
     (
         "expired",
         "ExpiredToken",
         "The security token included in the request is expired",
-        ["The caller's own credentials have expired", "source session"],
+        ["STS rejected the caller's own credentials: they have expired", "source session"],
     ),
     (
         "invalid token",
         "InvalidClientTokenId",
         "The security token included in the request is invalid.",
-        ["The caller's own credentials are not valid", "source session"],
+        ["STS rejected the caller's own credentials: they are not valid", "source session"],
     ),
 ]
 # Texts of the same kinds, less usual.
@@ -441,10 +441,13 @@ def test_no_text_is_too_strange():
     assert all(ROLE in _diagnosis.refusal(code, text, request()) for text in cut for code in ("AccessDenied", "Other"))
 
 
-@pytest.mark.parametrize("code", sorted(_diagnosis.CALLER_ERRORS))
-def test_callers_codes(code):
-    """What the credential cache takes for a fault of the caller's credentials, the message calls one."""
-    assert "The caller's own credentials" in _diagnosis.refusal(code, "no", request())
+@pytest.mark.parametrize(("code", "text", "said"), named(CALLERS))
+def test_rejected_caller(code, text, said):
+    """An answer about the caller's own credentials is a CallerCredentialsError, and leaves out the role's policies."""
+    raised, _ = _errors.translate_error(client_error(code, text), request())
+    assert isinstance(raised, CallerCredentialsError)
+    assert [part for part in said if part not in str(raised)] == []
+    assert "trust policy" not in str(raised)
 
 
 def test_caller_of_another_partition():
@@ -489,11 +492,9 @@ REGIONAL = "https://sts.eu-west-1.amazonaws.com/"
         (ConnectionClosedError(endpoint_url=REGIONAL), f'from endpoint URL: "{REGIONAL}". A function in a VPC needs'),
         (SSLError(endpoint_url=REGIONAL, error="self-signed certificate"), "the certificates that AWS_CA_BUNDLE names"),
         (ProxyConnectionError(proxy_url="http://proxy:3128"), "the proxy that HTTPS_PROXY names"),
-        (CredentialRetrievalError(provider="sso", error_msg="no"), "The caller's own credentials"),
-        (MetadataRetrievalError(error_msg="no"), "The caller's own credentials"),
         (ResponseParserError("<html>"), "What answered"),
     ],
-    ids=["time-out", "no route", "elsewhere", "closed", "TLS", "proxy", "no credentials", "no metadata", "not STS"],
+    ids=["time-out", "no route", "elsewhere", "closed", "TLS", "proxy", "not STS"],
 )
 def test_no_answer(error, said):
     """A call without an answer says what a VPC needs, and says it only where the network is in question."""
@@ -573,7 +574,7 @@ def test_documented_messages(said, message, record_message):
 def test_every_text_is_documented():
     """Every text of STS that is told apart here is in docs/troubleshooting.md."""
     page = TROUBLESHOOTING.read_text(encoding="utf-8")
-    texts = [row[1] for row in ACCESS] + [row[2] for row in OTHER]
+    texts = [row[1] for row in ACCESS] + [row[2] for row in OTHER + CALLERS]
     assert [text for text in texts if text not in page] == []
 
 

@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 from xacct_lambda import policy
@@ -74,8 +73,6 @@ def no_answer(code: str, text: str, request: AssumeRoleRequest, *, region_name: 
 
     The Region is looked for in the text where it is not given.
     """
-    if code in {"CredentialRetrievalError", "MetadataRetrievalError"}:
-        return f"The caller's own credentials, with which to assume {request.role_arn}, could not be loaded: {text}"
     if code == "ResponseParserError":
         return (
             f"What answered for {request.role_arn} is not STS: {text}. Look at what stands in its place (endpoint_url, "
@@ -350,32 +347,10 @@ def _malformed_policy(_text: str, request: AssumeRoleRequest) -> str:
     )
 
 
-CALLER_ERRORS: Final = {
-    "ExpiredToken": "have expired",
-    "ExpiredTokenException": "have expired",
-    "IncompleteSignature": "are incomplete",
-    "InvalidAccessKeyId": "are not valid (deactivated or deleted)",
-    "InvalidClientTokenId": "are not valid (deactivated, deleted, of another partition or of a Region not enabled)",
-    "RequestExpired": "were used too late, or by a clock that is wrong",
-    "RequestTimeTooSkewed": "were used by a clock that is wrong",
-    "SignatureDoesNotMatch": "do not match (a wrong secret key, a clock that is wrong)",
-    "UnrecognizedClientException": "are not valid (deactivated or deleted)",
-}
-"""Codes by which STS does not refuse the role: it did not accept the caller's own credentials, which may be renewed."""
-
-
-def _callers_credentials(fault: str, _text: str, request: AssumeRoleRequest) -> str:
-    return (
-        f"The caller's own credentials {fault}, so STS did not get as far as {request.role_arn}. The fault is in the "
-        "source session (environment variables, a profile, keys given to boto3.Session), not in the role's policies."
-    )
-
-
 _BY_CODE: Final[dict[str, Callable[[str, AssumeRoleRequest], str]]] = {
     "AccessDenied": _access_denied,
     "AccessDeniedException": _access_denied,
     "MalformedPolicyDocument": _malformed_policy,
     "PackedPolicyTooLarge": _packed_policy,
     "RegionDisabledException": _region_disabled,
-    **{code: partial(_callers_credentials, fault) for code, fault in CALLER_ERRORS.items()},
 }

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import copy
 import traceback
-from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
 
+import boto3
 from botocore import exceptions as botocore_exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from xacct_lambda._redaction import redact_text, without_request, without_values
+from xacct_lambda._redaction import redact_credentials, redact_text, without_request, without_values
 from xacct_lambda._request import AssumeRoleRequest
-from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
+from xacct_lambda.exceptions import (
+    AssumeRoleError,
+    CallerCredentialsError,
+    ConfigurationError,
+    STSUnavailableError,
+    XacctLambdaError,
+    _NoCallerCredentialsError,
+    _RejectedCallerCredentialsError,
+)
+
+if TYPE_CHECKING:
+    from xacct_lambda._caller_diagnosis import Caller
 
 _Error = TypeVar("_Error", bound=BaseException)
 
@@ -35,14 +47,16 @@ _TRANSIENT_CODES: Final = frozenset(
     }
 )
 SERVER_ERRORS: Final = range(500, 600)
-STS_EXCEPTIONS: Final = (BotoCoreError, ClientError, ResponseParserError, KeyError, ValueError)
-"""What a call of STS can raise. botocore raises the last two for XML that isn't STS's, for example a proxy's."""
+STS_EXCEPTIONS: Final = (
+    *(BotoCoreError, ClientError, ResponseParserError),
+    *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+)
+"""What a call of STS can raise. Credential providers raise the last six, and botocore's parser raises KeyError and
+ValueError for XML that isn't STS's, for example a proxy's."""
 
 _CONNECTION_ERRORS: Final = (
     botocore_exceptions.ConnectionError,
     botocore_exceptions.HTTPClientError,
-    botocore_exceptions.CredentialRetrievalError,
-    botocore_exceptions.MetadataRetrievalError,
 )
 
 
@@ -50,30 +64,98 @@ class Translated(NamedTuple):
     """This library's exception for an error, and the cause to chain to it."""
 
     error: XacctLambdaError
-    cause: Exception
+    cause: BaseException | None
 
 
-def translate_error(error: Exception, request: AssumeRoleRequest) -> Translated:
+def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None = None) -> Translated:
     """Return this library's exception for one of ``STS_EXCEPTIONS``, with its cause, both without secrets.
+
+    Args:
+        error: What the call raised.
+        request: The request of the call.
+        source: The session that called STS; without it, a message about the caller names no profile.
 
     Raises:
         Exception: The error itself, if a hook or other code of the caller raised it.
     """
-    match error:
-        case ClientError() if "Error" in error.response:
-            return _answered(error, request)
-        case KeyError() | ValueError() if not _is_from_parser(error):
-            raise error
-        case ClientError() | ResponseParserError() | KeyError() | ValueError():
-            return _unparsable(request)
-        case botocore_exceptions.HTTPClientError() if "Invalid header value" in str(error):
-            return _unsendable_credentials()
-        case _ if isinstance(error, _CONNECTION_ERRORS):
-            return _no_answer(without_request(error), request)
-        case botocore_exceptions.ParamValidationError():
-            return _invalid_parameters(error)
-        case _:
-            return _no_call(error, request)
+    from xacct_lambda import _caller_diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
+
+    if isinstance(error, botocore_exceptions.NoCredentialsError) or _caller_diagnosis.is_of_credentials(error):
+        # botocore loads and refreshes the caller's credentials when it signs the request.
+        caller_error = caller_credentials_error(error, source, request)
+        return Translated(caller_error, caller_error.__cause__)
+    if isinstance(error, ClientError) and "Error" in error.response:
+        return _answered(error, request, source)
+    if isinstance(error, ClientError | ResponseParserError) or _is_from_parser(error):
+        return _unparsable(request)
+    if isinstance(error, BotoCoreError):
+        return _not_answered(error, request, source)
+    raise error
+
+
+def _not_answered(error: BotoCoreError, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+    if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
+        return _unsendable_credentials(request, source)
+    if isinstance(error, _CONNECTION_ERRORS):
+        return _no_answer(without_request(error), request)
+    if isinstance(error, botocore_exceptions.ParamValidationError):
+        return _invalid_parameters(error)
+    return _no_call(error, request)
+
+
+def caller_credentials_error(
+    error: Exception, source: boto3.Session | None, request: AssumeRoleRequest
+) -> CallerCredentialsError:
+    """Return the exception for an error of the source session's own credentials, with its cause, without secrets.
+
+    Raise it outside the ``except`` block. Otherwise its context references the error, whose frames contain secrets.
+
+    Args:
+        error: What loading the credentials raised. ``NoCredentialsError()`` if the source session has none.
+        source: The session whose credentials couldn't be loaded.
+        request: The request that was to be signed with them.
+    """
+    from xacct_lambda import _caller_diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
+
+    caller = _caller_diagnosis.identify_caller(source, error)
+    if isinstance(error, ClientError) and "Error" in error.response:
+        response = _redacted_response(error, request)
+        message = _caller_diagnosis.not_loaded(error, response["Error"]["Message"], caller, request.role_arn)
+        return _refused_credentials(error, message, caller, request, response)
+    report = error.kwargs["report"] if isinstance(error, botocore_exceptions.ParamValidationError) else None
+    text = redact_credentials(redact_text(str(error) if report is None else without_values(report), request))
+    is_missing = isinstance(error, botocore_exceptions.NoCredentialsError)
+    caller_error = (_NoCallerCredentialsError if is_missing else CallerCredentialsError)(
+        _caller_diagnosis.not_loaded(error, text, caller, request.role_arn),
+        role_arn=request.role_arn,
+        response={"Error": {"Code": type(error).__name__, "Message": text}},
+        provider=caller.provider,
+        profile_name=caller.profile_name,
+    )
+    caller_error.__cause__ = _copy_without_secrets(error, text)
+    return caller_error
+
+
+def _refused_credentials(
+    error: ClientError, message: str, caller: Caller, request: AssumeRoleRequest, response: Any
+) -> CallerCredentialsError:
+    caller_error = _RejectedCallerCredentialsError(
+        message,
+        role_arn=request.role_arn,
+        response=response,
+        provider=caller.provider,
+        profile_name=caller.profile_name,
+        operation_name=error.operation_name,
+    )
+    caller_error.__cause__ = ClientError(response, error.operation_name)
+    return caller_error
+
+
+def _copy_without_secrets(error: Exception, text: str) -> Exception:
+    if isinstance(error, BotoCoreError) and not isinstance(error, botocore_exceptions.ParamValidationError):
+        return type(error)(**{name: redact_credentials(str(value)) for name, value in error.kwargs.items()})
+    # A ValueError of a parser quotes its whole input in an attribute.
+    return RuntimeError(f"{type(error).__name__}: {text}")
 
 
 def _is_from_parser(error: Exception) -> bool:
@@ -81,20 +163,27 @@ def _is_from_parser(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
 
 
-def _answered(error: ClientError, request: AssumeRoleRequest) -> Translated:
-    from xacct_lambda import _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
+def _answered(error: ClientError, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+    from xacct_lambda import _caller_diagnosis, _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
 
-    answer: Any = dict(error.response["Error"])
-    # botocore parses an empty element as None.
-    text = answer["Message"] = redact_text(answer.get("Message") or "", request)
-    code = answer.get("Code") or ""
-    response: Any = {**error.response, "Error": answer}
-    cause = ClientError(response, "AssumeRole")
+    response = _redacted_response(error, request)
+    code, text = response["Error"].get("Code") or "", response["Error"]["Message"]
+    cause = ClientError(response, error.operation_name)
     if code in _TRANSIENT_CODES or response.get("ResponseMetadata", {}).get("HTTPStatusCode") in SERVER_ERRORS:
         message = _diagnosis.failure(code, text, request)
         return Translated(STSUnavailableError(message, role_arn=request.role_arn, response=response), cause)
+    if _caller_diagnosis.is_rejection(code, text):
+        caller = _caller_diagnosis.identify_caller(source, error)
+        message = _caller_diagnosis.rejected(code, text, caller, request.role_arn)
+        return Translated(_refused_credentials(error, message, caller, request, response), cause)
     message = _diagnosis.refusal(code, text, request)
     return Translated(AssumeRoleError(message, role_arn=request.role_arn, response=response), cause)
+
+
+def _redacted_response(error: ClientError, request: AssumeRoleRequest) -> Any:
+    answer: Any = error.response["Error"]
+    # botocore parses an empty element as None.
+    return {**error.response, "Error": {**answer, "Message": redact_text(answer.get("Message") or "", request)}}
 
 
 def _unparsable(request: AssumeRoleRequest) -> Translated:
@@ -110,10 +199,10 @@ def _no_answer(error: Exception, request: AssumeRoleRequest) -> Translated:
     return Translated(unavailable(request.role_arn, code, text, message), error)
 
 
-def _unsendable_credentials() -> Translated:
+def _unsendable_credentials(request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
     # botocore's message quotes the header, which is the token or the signature.
-    problem = "its access key or session token has a line break in it, so that no request can be made of it"
-    return Translated(ConfigurationError("source_session", problem), ValueError("Invalid header value"))
+    cause = ValueError("an access key or a session token contains a line break")
+    return Translated(caller_credentials_error(cause, source, request), cause)
 
 
 def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Translated:
@@ -124,11 +213,6 @@ def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Tran
 
 def _no_call(error: Exception, request: AssumeRoleRequest) -> Translated:
     problem = f"cannot call STS for {request.role_arn}: {error}"
-    if isinstance(error, botocore_exceptions.NoCredentialsError | botocore_exceptions.PartialCredentialsError):
-        problem += (
-            ". boto3 looks for the caller's in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), in ~/.aws, and in the "
-            "metadata of containers and instances"
-        )
     return Translated(ConfigurationError("source_session", problem), without_request(error))
 
 
@@ -145,11 +229,7 @@ def deadline_error(role_arn: str) -> STSUnavailableError:
 
 def is_non_recoverable(error: BaseException) -> TypeGuard[AssumeRoleError]:
     """Tell whether STS refused the role, so that the same call would be refused again."""
-    if not isinstance(error, AssumeRoleError):
-        return False
-    from xacct_lambda._diagnosis import CALLER_ERRORS  # noqa: PLC0415 - a cold start without errors doesn't need it
-
-    return error.code not in CALLER_ERRORS
+    return isinstance(error, AssumeRoleError)
 
 
 def copy_for_raising(error: _Error) -> _Error:

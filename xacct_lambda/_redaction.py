@@ -22,6 +22,17 @@ _TOKEN: Final = re.compile(
     r"""(?i)((?:x-amz-(?:security|s3session)-token|\bSecurityToken)['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+"""
 )
 
+_CREDENTIAL: Final = re.compile(
+    r"""(?ix)
+    ((?:secret|session)_?(?:access_?)?(?:key|token)|access_?token|refresh_?token|client_?secret|password|authorization)
+    (['"]?\s*[:=]\s*['"]?)
+    (?:bearer\s+)?[^'",\s&}]+
+    """
+)
+_JWT: Final = re.compile(r"\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}", re.ASCII)
+_MAX_TEXT: Final = 500
+"""What a program prints, and the library quotes, may be pages."""
+
 _assuming_role: ContextVar[bool] = ContextVar("xacct_lambda_assuming_role", default=False)
 
 
@@ -34,6 +45,13 @@ def redact_text(text: str, request: AssumeRoleRequest) -> str:
         parts[::2] = [whole_word.sub("***", part) for part in parts[::2]]
         text = "".join(parts)
     return _TOKEN.sub(r"\1***", text)
+
+
+def redact_credentials(text: str) -> str:
+    """Return the text of a credential provider, which may quote what a program printed, without keys and tokens."""
+    redacted = _JWT.sub("***", _CREDENTIAL.sub(r"\1\2***", _TOKEN.sub(r"\1***", text)))
+    line = " ".join(redacted.split())
+    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
 
 def without_request(error: Exception) -> Exception:

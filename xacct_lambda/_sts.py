@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 import boto3
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 from cachetools import LRUCache
 
-from xacct_lambda._errors import STS_EXCEPTIONS, translate_error
+from xacct_lambda._errors import STS_EXCEPTIONS, caller_credentials_error, translate_error
 from xacct_lambda._redaction import assume_role_unlogged
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
@@ -92,16 +92,18 @@ class STS:
 
         Raises:
             AssumeRoleError: STS refused, or assumed a different role.
-            ConfigurationError: The call cannot be made: no credentials, or an unknown parameter.
+            CallerCredentialsError: The source session's own credentials are missing, can't be loaded, or were rejected.
+            ConfigurationError: The call cannot be made, for example because of an unknown parameter.
             STSUnavailableError: STS gave no usable answer.
         """
+        load_caller_credentials(source, request)
         client = self._client(source, _merge_config(config))
         for _ in range(0 if _has_retries(config) else _MAX_ATTEMPTS - 1):
             try:
-                return self._call(client, request)
+                return self._call(client, source, request)
             except STSUnavailableError:
                 self._sleep(self._jitter(*_RETRY_DELAY))
-        return self._call(client, request)
+        return self._call(client, source, request)
 
     def max_wait_seconds(self, config: Config | None) -> float | None:
         """Return the longest time that the attempts take if STS has one address; None if botocore retries."""
@@ -131,7 +133,7 @@ class STS:
                 self._clients[key] = _Client(client, source)
             return self._clients[key].client
 
-    def _call(self, client: Any, request: AssumeRoleRequest) -> IssuedCredentials:
+    def _call(self, client: Any, source: boto3.Session, request: AssumeRoleRequest) -> IssuedCredentials:
         with self._lock:
             self.calls += 1
         with assume_role_unlogged():
@@ -141,9 +143,31 @@ class STS:
                 # The source session is an assumed one and its own role can't be assumed, or STS assumed another role.
                 raise
             except STS_EXCEPTIONS as error:
-                translated = translate_error(error, request)
+                translated = translate_error(error, request, source)
         # Raise outside the except block. Otherwise __context__ would reference botocore's error with its secrets.
         raise translated.error from translated.cause
+
+
+def load_caller_credentials(source: boto3.Session, request: AssumeRoleRequest) -> None:
+    """Have the source session load or refresh its own credentials, so that a later signature doesn't wait for them.
+
+    Raises:
+        CallerCredentialsError: It has none, or can't load them.
+    """
+    try:
+        credentials = source.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError  # noqa: TRY301 - handled like the errors of botocore's providers
+        credentials.get_frozen_credentials()
+    except XacctLambdaError:
+        # The source session is an assumed one, and its own role can't be assumed.
+        raise
+    except Exception as error:  # noqa: BLE001 - a credential provider may raise anything
+        caller_error = caller_credentials_error(error, source, request)
+    else:
+        return
+    # Raise outside the except block. Otherwise __context__ would reference an error whose frames contain secrets.
+    raise caller_error
 
 
 def _merge_config(config: Config | None) -> Config:

@@ -169,7 +169,7 @@ def check(source: boto3.Session, **arguments: Any) -> Iterator[Step]:
         except XacctLambdaError as refused:
             error = refused
         except STS_EXCEPTIONS as failed:
-            error, _ = translate_error(failed, probe.request)
+            error, _ = translate_error(failed, probe.request, source)
         yield Step(name, answer, time.perf_counter() - started, error)
         if error is not None:
             return

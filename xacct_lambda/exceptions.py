@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 __all__ = [
     "AssumeRoleError",
+    "CallerCredentialsError",
     "ConfigurationError",
     "PartialFailureError",
     "STSUnavailableError",
@@ -44,43 +45,50 @@ class ConfigurationError(XacctLambdaError, ValueError):
         return f"{self.argument}: {self.problem}"
 
 
-class _STSError(XacctLambdaError, ClientError):
-    """AssumeRole gave no credentials; in the shape of a botocore ``ClientError``, so that code written for it works."""
+class _ResponseError(XacctLambdaError):
+    """An error with an answer in the shape of botocore's, whether or not a service answered."""
 
     response: Any
-    """STS's answer as botocore parsed it (``response["Error"]["Code"]``), external ID taken out. Where there is none,
-    ``response["ResponseMetadata"]["HTTPStatusCode"]`` is 0."""
-    operation_name: str
-    """Always ``"AssumeRole"``."""
+    """The answer as botocore parsed it (``response["Error"]["Code"]``), without the external ID. If no service
+    answered, ``response["ResponseMetadata"]["HTTPStatusCode"]`` is 0."""
     role_arn: str
-    """The role that was asked for."""
+    """The role to assume."""
 
     def __init__(self, message: str, *, role_arn: str, response: Mapping[str, Any]) -> None:
-        # Not super().__init__(): ClientError would put its own template in the place of the message, and the message is
-        # all that Lambda shows of an exception.
+        # Not super().__init__(): botocore's classes would build their own message, and Lambda shows only the message.
         Exception.__init__(self, message)
-        # botocore's errors always have metadata, as a service has answered; code that reads the status needs some here.
+        # An answer always has metadata, and code that reads the status needs some.
         no_answer = {"RequestId": "", "HTTPStatusCode": 0, "HTTPHeaders": {}, "RetryAttempts": 0}
         self.response = {"ResponseMetadata": no_answer, **response}
-        self.operation_name = "AssumeRole"
         self.role_arn = role_arn
 
     @property
     def code(self) -> str:
-        """STS's error code, or the name of botocore's exception where STS did not answer."""
+        """The error code of the answer. If no service answered, the name of botocore's exception."""
         return str(self.response.get("Error", {}).get("Code", "Unknown"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # ClientError pickles as (response, operation_name), which is not how these are made.
-        return _rebuild, (type(self), str(self), self.role_arn, self.response)
+        # botocore's errors pickle as the arguments of their own constructors.
+        return _rebuild, (type(self), str(self), {"role_arn": self.role_arn, "response": self.response})
 
 
-def _rebuild(kind: type[_STSError], message: str, role_arn: str, response: Mapping[str, Any]) -> _STSError:
-    return kind(message, role_arn=role_arn, response=response)
+def _rebuild(kind: type[_ResponseError], message: str, attributes: Mapping[str, Any]) -> _ResponseError:
+    return kind(message, **attributes)
+
+
+class _STSError(_ResponseError, ClientError):
+    """AssumeRole returned no credentials. Also a botocore ``ClientError``, so that code written for it works."""
+
+    operation_name: str
+    """Always ``"AssumeRole"``."""
+
+    def __init__(self, message: str, *, role_arn: str, response: Mapping[str, Any]) -> None:
+        super().__init__(message, role_arn=role_arn, response=response)
+        self.operation_name = "AssumeRole"
 
 
 class AssumeRoleError(_STSError):
-    """STS answered, and the answer is no (or not the role that was asked for).
+    """STS refused the request for the role, or answered for a different role.
 
     Also a ``botocore.exceptions.ClientError``: code that catches that, and reads ``response["Error"]["Code"]``,
     needs no change.
@@ -88,13 +96,61 @@ class AssumeRoleError(_STSError):
 
 
 class STSUnavailableError(_STSError):
-    """STS gave no usable answer: no route, a time-out, throttling, a server-side failure. Trying again may succeed.
+    """STS gave no usable answer: no route, a timeout, throttling, or a server-side failure. A retry may succeed.
 
-    Raised only when there are no valid credentials left to serve. It is a
-    ``botocore.exceptions.ClientError`` too, since throttling and 5xx answers were one before; where STS did not
-    answer at all, ``code`` is the name of botocore's exception (``ConnectTimeoutError``), ``__cause__`` holds it, and
+    Raised only if no valid credentials are cached. It is a ``botocore.exceptions.ClientError`` too, as throttling and
+    5xx answers are with boto3. If STS didn't answer at all, ``code`` is the name of botocore's exception
+    (``ConnectTimeoutError``), ``__cause__`` is a copy of that exception, and
     ``response["ResponseMetadata"]["HTTPStatusCode"]`` is 0.
     """
+
+
+class CallerCredentialsError(_ResponseError, BotoCoreError):
+    """The caller's own credentials are missing, can't be loaded, or were rejected by STS.
+
+    The target role is not the cause, so the message has no advice about its policies. The error is also what boto3
+    raises in the same situation: always a ``botocore.exceptions.BotoCoreError``, a ``NoCredentialsError`` if there are
+    no credentials, and a ``ClientError`` if a service refused.
+    """
+
+    provider: str | None
+    """botocore's name for the credential provider, such as ``"sso"``; None if unknown."""
+    profile_name: str | None
+    """The profile that configures the provider; None if the credentials don't come from a profile."""
+    operation_name: Any
+    """The operation that was refused, such as ``"GetRoleCredentials"``; None if no service refused."""
+
+    def __init__(  # noqa: PLR0913 - the evidence
+        self,
+        message: str,
+        *,
+        role_arn: str,
+        response: Mapping[str, Any],
+        provider: str | None = None,
+        profile_name: str | None = None,
+        operation_name: str | None = None,
+    ) -> None:
+        super().__init__(message, role_arn=role_arn, response=response)
+        self.kwargs = {"error_msg": message}
+        self.provider = provider
+        self.profile_name = profile_name
+        self.operation_name = operation_name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = "role_arn", "response", "provider", "profile_name", "operation_name"
+        return _rebuild, (type(self), str(self), {name: getattr(self, name) for name in names})
+
+
+class _NoCallerCredentialsError(CallerCredentialsError, NoCredentialsError):
+    """The error that is raised if boto3 finds no credentials."""
+
+
+class _RejectedCallerCredentialsError(CallerCredentialsError, ClientError):
+    """The error that is raised if a service refused the credentials, or refused to issue them."""
+
+
+# Step Functions matches errors by the name of their class, and these two are one error to it.
+_NoCallerCredentialsError.__name__ = _RejectedCallerCredentialsError.__name__ = CallerCredentialsError.__name__
 
 
 class PartialFailureError(XacctLambdaError):

@@ -1,0 +1,579 @@
+"""Errors of the caller's own credentials, from botocore's real providers: who is blamed, and what to change."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.credentials import SSOProvider
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, NoCredentialsError
+from botocore.tokens import SSOTokenProvider
+from conftest import ROLE
+
+from xacct_lambda import assumed_session
+from xacct_lambda.exceptions import AssumeRoleError, CallerCredentialsError, XacctLambdaError
+
+START_URL = "https://example.awsapps.com/start"
+POD = "arn:aws:iam::111111111111:role/Pod"
+DEV = "arn:aws:iam::111111111111:role/Dev"
+KEYS = "aws_access_key_id = AKIABASE\naws_secret_access_key = base-secret\n"
+SSO = f"sso_start_url = {START_URL}\nsso_region = eu-west-1\nsso_account_id = 111111111111\nsso_role_name = Reader\n"
+SESSION = (
+    "[profile default]\nsso_session = corp\nsso_account_id = 111111111111\nsso_role_name = Reader\n"
+    f"[sso-session corp]\nsso_start_url = {START_URL}\nsso_region = eu-west-1\n"
+)
+MFA = "mfa_serial = arn:aws:iam::111111111111:mfa/jane\n"
+
+Answers = dict[str, Any]
+
+
+class _Body(io.BytesIO):
+    def stream(self, *_: Any, **__: Any) -> Any:
+        yield self.read()
+
+
+def refusal_of_sts(code: str, text: str) -> tuple[int, str]:
+    return 403, f"<ErrorResponse><Error><Code>{code}</Code><Message>{text}</Message></Error></ErrorResponse>"
+
+
+def refusal_of_sso(code: str, text: str) -> tuple[int, str]:
+    return 403, json.dumps({"__type": code, "message": text})
+
+
+class Laptop:
+    """A home directory with AWS config files, and services that answer as a test says."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home = home
+        self._monkeypatch = monkeypatch
+        self.answers: dict[str, tuple[int, str] | Exception] = {}
+        """The answer to each operation, such as ``sts.AssumeRole``."""
+        self.operations: list[str] = []
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        cache = home / "sso-cache"
+        cache.mkdir()
+        monkeypatch.setattr(SSOProvider, "_SSO_TOKEN_CACHE_DIR", str(cache))
+        monkeypatch.setattr(SSOTokenProvider, "_SSO_TOKEN_CACHE_DIR", str(cache))
+
+    def config(self, text: str) -> None:
+        (self.home / "config").write_text(text)
+
+    def credentials_file(self, text: str) -> None:
+        (self.home / "credentials").write_text(text)
+
+    def environment(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._monkeypatch.setenv(name, value)
+
+    def sso_token(self, name: str, expires_at: str, **more: str) -> None:
+        token = {"accessToken": "sso-access-token", "expiresAt": expires_at, "region": "eu-west-1"}
+        path = self.home / "sso-cache" / f"{hashlib.sha1(name.encode()).hexdigest()}.json"  # noqa: S324
+        path.write_text(json.dumps({**token, "startUrl": START_URL, **more}))
+
+    def error(self, source: boto3.Session | None = None) -> XacctLambdaError:
+        """Return what a request signed as the role raises."""
+        source = source or boto3.Session()
+        source.events.register("before-send", self._answer)
+        with pytest.raises(XacctLambdaError) as caught:
+            assumed_session(ROLE, source_session=source).get_credentials().get_frozen_credentials()
+        shown = "".join(traceback.format_exception(caught.value))
+        for secret in ("base-secret", "hunter2", "sso-access-token"):
+            assert secret not in shown
+        return caught.value
+
+    def _answer(self, request: Any, event_name: str, **_: Any) -> AWSResponse:
+        operation = event_name.removeprefix("before-send.")
+        self.operations.append(operation)
+        answer = self.answers[operation]
+        if isinstance(answer, Exception):
+            raise answer
+        status, body = answer
+        return AWSResponse(request.url, status, {"Content-Type": "text/xml"}, _Body(body.encode()))
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laptop:
+    return Laptop(tmp_path, monkeypatch)
+
+
+def web_identity(laptop: Laptop, content: str | None = "eyJhbGciOi.e30.sig") -> None:
+    path = laptop.home / "token"
+    if content is not None:
+        path.write_text(content)
+    laptop.environment(AWS_WEB_IDENTITY_TOKEN_FILE=str(path), AWS_ROLE_ARN=POD)
+
+
+def missing(laptop: Laptop) -> None: ...
+
+
+def missing_in_a_profile(laptop: Laptop) -> None:
+    laptop.config("[profile dev]\nregion = eu-west-1\n")
+    laptop.environment(AWS_PROFILE="dev")
+
+
+def missing_on_lambda(laptop: Laptop) -> None:
+    laptop.environment(AWS_LAMBDA_FUNCTION_NAME="orders-fn")
+
+
+def half_a_key(laptop: Laptop) -> None:
+    laptop.environment(AWS_ACCESS_KEY_ID="AKIAHALF")
+
+
+def half_a_key_in_a_file(laptop: Laptop) -> None:
+    laptop.credentials_file("[default]\naws_access_key_id = AKIAHALF\n")
+
+
+def legacy_sso_expired(laptop: Laptop) -> None:
+    laptop.config(f"[profile dev]\n{SSO}")
+    laptop.environment(AWS_PROFILE="dev")
+    laptop.sso_token(START_URL, "2020-01-01T00:00:00Z")
+    # Old versions of botocore don't look at the expiry of the token.
+    laptop.answers["sso.GetRoleCredentials"] = refusal_of_sso("UnauthorizedException", "Token expired")
+
+
+def sso_never_logged_in(laptop: Laptop) -> None:
+    laptop.config(f"[default]\n{SSO}")
+
+
+def sso_session_expired(laptop: Laptop) -> None:
+    laptop.config(SESSION)
+    laptop.sso_token("corp", "2020-01-01T00:00:00Z")
+
+
+def sso_session_never_logged_in(laptop: Laptop) -> None:
+    laptop.config(SESSION)
+
+
+def sso_unauthorized(laptop: Laptop) -> None:
+    laptop.config(f"[profile 'team one']\n{SSO}")
+    laptop.environment(AWS_PROFILE="team one")
+    laptop.sso_token(START_URL, "2099-01-01T00:00:00Z")
+    laptop.answers["sso.GetRoleCredentials"] = refusal_of_sso(
+        "UnauthorizedException", "Session token not found or invalid"
+    )
+
+
+def sso_forbidden(laptop: Laptop) -> None:
+    laptop.config(f"[default]\n{SSO}")
+    laptop.sso_token(START_URL, "2099-01-01T00:00:00Z")
+    laptop.answers["sso.GetRoleCredentials"] = refusal_of_sso("ForbiddenException", "No access")
+
+
+def sso_throttled(laptop: Laptop) -> None:
+    sso_forbidden(laptop)
+    laptop.environment(AWS_MAX_ATTEMPTS="1")
+    laptop.answers["sso.GetRoleCredentials"] = refusal_of_sso("TooManyRequestsException", "Rate exceeded")
+
+
+def sso_unreachable(laptop: Laptop) -> None:
+    sso_forbidden(laptop)
+    laptop.environment(AWS_MAX_ATTEMPTS="1")
+    laptop.answers["sso.GetRoleCredentials"] = ConnectTimeoutError(endpoint_url="https://portal.sso.example")
+
+
+def sso_incomplete(laptop: Laptop) -> None:
+    laptop.config("[default]\nsso_account_id = 111111111111\nsso_role_name = Reader\n")
+
+
+def sso_as_source_profile(laptop: Laptop) -> None:
+    laptop.config(f"[default]\nrole_arn = {DEV}\nsource_profile = login\n[profile login]\n{SSO}")
+    laptop.sso_token(START_URL, "2020-01-01T00:00:00Z")
+
+
+def process(code: str) -> Callable[[Laptop], None]:
+    """Return what sets up a profile whose credential_process runs this code."""
+
+    def prepare(laptop: Laptop) -> None:
+        program = laptop.home / "login.py"
+        program.write_text(code)
+        command = shlex.join([sys.executable, str(program), "--password", "hunter2"])
+        laptop.config(f"[default]\ncredential_process = {command}\n")
+
+    return prepare
+
+
+def prints(text: str) -> Callable[[Laptop], None]:
+    return process(f"print({text!r})")
+
+
+EXPIRED = '{"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "base-secret", "Expiration": "2020-01-01T00:00:00Z"}'
+
+process_fails = process("import sys; sys.exit('no session: SecretAccessKey=base-secret')")
+process_prints_no_json = prints("Log in at https://login.example first: base-secret")
+process_prints_no_text = process("import sys; sys.stdout.buffer.write(b'base-secret' + bytes([255]))")
+process_prints_a_list = prints("[]")
+process_prints_another_version = prints('{"Version": 2}')
+process_prints_no_secret = prints('{"Version": 1, "AccessKeyId": "AKIA"}')
+process_prints_expired_credentials = prints(EXPIRED)
+
+
+def process_is_not_there(laptop: Laptop) -> None:
+    laptop.config("[default]\ncredential_process = no-such-program --password hunter2\n")
+
+
+def mfa_without_terminal(laptop: Laptop) -> None:
+    laptop.config(f"[profile base]\n{KEYS}[profile mfa]\nrole_arn = {DEV}\nsource_profile = base\n{MFA}")
+    laptop.environment(AWS_PROFILE="mfa")
+
+
+def source_role_denied(laptop: Laptop) -> None:
+    laptop.config(f"[profile base]\n{KEYS}[profile dev]\nrole_arn = {DEV}\nsource_profile = base\n")
+    laptop.environment(AWS_PROFILE="dev")
+    laptop.answers["sts.AssumeRole"] = refusal_of_sts(
+        "AccessDenied",
+        "User: arn:aws:iam::111111111111:user/jane is not authorized to perform: sts:AssumeRole on resource: " + DEV,
+    )
+
+
+def source_keys_rejected(laptop: Laptop) -> None:
+    source_role_denied(laptop)
+    laptop.answers["sts.AssumeRole"] = refusal_of_sts(
+        "InvalidClientTokenId", "The security token included in the request is invalid."
+    )
+
+
+def mfa_code_wrong(laptop: Laptop) -> None:
+    source_role_denied(laptop)
+    laptop.answers["sts.AssumeRole"] = refusal_of_sts(
+        "AccessDenied", "MultiFactorAuthentication failed with invalid MFA one time pass code."
+    )
+
+
+def source_profile_missing(laptop: Laptop) -> None:
+    laptop.config(f"[default]\nrole_arn = {DEV}\nsource_profile = base\n")
+
+
+def source_profile_loops(laptop: Laptop) -> None:
+    laptop.config(
+        f"[default]\nrole_arn = {DEV}\nsource_profile = b\n[profile b]\nrole_arn = {DEV}\nsource_profile = default\n"
+    )
+
+
+def source_is_environment(laptop: Laptop) -> None:
+    laptop.config(f"[default]\nrole_arn = {DEV}\ncredential_source = Environment\n")
+
+
+def web_identity_denied(laptop: Laptop) -> None:
+    web_identity(laptop)
+    laptop.answers["sts.AssumeRoleWithWebIdentity"] = refusal_of_sts(
+        "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"
+    )
+
+
+def web_identity_unknown_issuer(laptop: Laptop) -> None:
+    web_identity(laptop)
+    laptop.answers["sts.AssumeRoleWithWebIdentity"] = refusal_of_sts(
+        "InvalidIdentityToken", "No OpenIDConnect provider found in your account for https://oidc.example/id/ABC"
+    )
+
+
+def web_identity_expired(laptop: Laptop) -> None:
+    web_identity(laptop)
+    laptop.answers["sts.AssumeRoleWithWebIdentity"] = refusal_of_sts(
+        "ExpiredTokenException", "Token expired: current date/time 1 must be before the expiration date/time 0"
+    )
+
+
+def web_identity_empty(laptop: Laptop) -> None:
+    web_identity(laptop, "")
+
+
+def web_identity_not_there(laptop: Laptop) -> None:
+    web_identity(laptop, None)
+
+
+def web_identity_without_role(laptop: Laptop) -> None:
+    web_identity(laptop)
+    laptop.environment(AWS_ROLE_ARN="")
+
+
+def container_does_not_answer(laptop: Laptop) -> None:
+    laptop.environment(AWS_CONTAINER_CREDENTIALS_FULL_URI="http://127.0.0.1:9/creds")
+
+
+def container_token_not_there(laptop: Laptop) -> None:
+    laptop.environment(
+        AWS_CONTAINER_CREDENTIALS_FULL_URI="http://127.0.0.1:9/creds",
+        AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=str(laptop.home / "no-token"),
+    )
+
+
+BAD_PROCESS = ["did not print the JSON document", "Run the command of profile 'default' in a terminal"]
+CASES: list[tuple[str, Callable[[Laptop], None], str | None, str | None, list[str]]] = [
+    ("missing", missing, None, None, ["boto3 found none", "AWS_PROFILE", "Unable to locate credentials"]),
+    ("missing_in_a_profile", missing_in_a_profile, None, "dev", ["profile 'dev' has no credentials"]),
+    ("missing_on_lambda", missing_on_lambda, None, None, ["Lambda sets AWS_ACCESS_KEY_ID"]),
+    ("half_a_key", half_a_key, "env", None, ["AWS_SECRET_ACCESS_KEY is missing"]),
+    (
+        "half_a_key_in_a_file",
+        half_a_key_in_a_file,
+        "shared-credentials-file",
+        "default",
+        ["aws_secret_access_key is missing"],
+    ),
+    (
+        "legacy_sso_expired",
+        legacy_sso_expired,
+        "sso",
+        "dev",
+        ["IAM Identity Center has expired", "Log in: aws sso login --profile dev."],
+    ),
+    ("sso_never_logged_in", sso_never_logged_in, "sso", "default", ["Log in: aws sso login --profile default."]),
+    ("sso_session_expired", sso_session_expired, "sso", "default", ["Log in: aws sso login --profile default."]),
+    (
+        "sso_session_never_logged_in",
+        sso_session_never_logged_in,
+        "sso",
+        "default",
+        ["Log in: aws sso login --profile default."],
+    ),
+    ("sso_unauthorized", sso_unauthorized, "sso", "team one", ["Log in: aws sso login --profile 'team one'."]),
+    (
+        "sso_forbidden",
+        sso_forbidden,
+        "sso",
+        "default",
+        [
+            "IAM Identity Center refused GetRoleCredentials for the permission set Reader in account 111111111111",
+            "GetRoleCredentials returned: No access (ForbiddenException)",
+        ],
+    ),
+    ("sso_throttled", sso_throttled, "sso", "default", ["too many calls. Try again later"]),
+    (
+        "sso_unreachable",
+        sso_unreachable,
+        "sso",
+        "default",
+        ["does not answer", "HTTPS_PROXY", "https://portal.sso.example"],
+    ),
+    ("sso_incomplete", sso_incomplete, "sso", "default", ["missing required configuration: sso_start_url, sso_region"]),
+    ("sso_as_source_profile", sso_as_source_profile, "sso", "login", ["Log in: aws sso login --profile login."]),
+    (
+        "process_fails",
+        process_fails,
+        "custom-process",
+        "default",
+        [f"{sys.executable} failed", "no session: SecretAccessKey=***"],
+    ),
+    (
+        "process_is_not_there",
+        process_is_not_there,
+        "custom-process",
+        "default",
+        ["no-such-program can't be started", "use a full path"],
+    ),
+    ("process_prints_no_json", process_prints_no_json, "custom-process", "default", BAD_PROCESS),
+    ("process_prints_no_text", process_prints_no_text, "custom-process", "default", BAD_PROCESS),
+    ("process_prints_a_list", process_prints_a_list, "custom-process", "default", BAD_PROCESS),
+    (
+        "process_prints_another_version",
+        process_prints_another_version,
+        "custom-process",
+        "default",
+        ["printed the wrong document"],
+    ),
+    (
+        "process_prints_no_secret",
+        process_prints_no_secret,
+        "custom-process",
+        "default",
+        ["printed the wrong document", "'SecretAccessKey'"],
+    ),
+    (
+        "process_prints_expired_credentials",
+        process_prints_expired_credentials,
+        "custom-process",
+        "default",
+        ["expired"],
+    ),
+    (
+        "mfa_without_terminal",
+        mfa_without_terminal,
+        "assume-role",
+        "mfa",
+        ["profile 'mfa' needs an MFA code for arn:aws:iam::111111111111:mfa/jane, and there is no terminal"],
+    ),
+    (
+        "source_role_denied",
+        source_role_denied,
+        "assume-role",
+        "dev",
+        [f"they come from {DEV}, and STS refused AssumeRole for that role", "the identity behind base", "user/jane"],
+    ),
+    (
+        "source_keys_rejected",
+        source_keys_rejected,
+        "assume-role",
+        "dev",
+        ["Check the credentials of base", "InvalidClientTokenId"],
+    ),
+    ("mfa_code_wrong", mfa_code_wrong, "assume-role", "dev", ["The MFA code is wrong, or was used before"]),
+    (
+        "source_profile_missing",
+        source_profile_missing,
+        "assume-role",
+        "default",
+        ['The source_profile "base" referenced in the profile'],
+    ),
+    ("source_profile_loops", source_profile_loops, "assume-role", "b", ["Infinite loop in credential configuration"]),
+    (
+        "source_is_environment",
+        source_is_environment,
+        "assume-role",
+        "default",
+        ["No credentials found in credential_source"],
+    ),
+    (
+        "web_identity_denied",
+        web_identity_denied,
+        "assume-role-with-web-identity",
+        None,
+        [f"STS refused AssumeRoleWithWebIdentity for that role. The trust policy of {POD} must allow"],
+    ),
+    (
+        "web_identity_unknown_issuer",
+        web_identity_unknown_issuer,
+        "assume-role-with-web-identity",
+        None,
+        [f"in the account of {POD}"],
+    ),
+    (
+        "web_identity_expired",
+        web_identity_expired,
+        "assume-role-with-web-identity",
+        None,
+        ["The web identity token has expired"],
+    ),
+    (
+        "web_identity_empty",
+        web_identity_empty,
+        "assume-role-with-web-identity",
+        None,
+        ["/token is empty or incomplete"],
+    ),
+    (
+        "web_identity_not_there",
+        web_identity_not_there,
+        "assume-role-with-web-identity",
+        None,
+        ["can't be read (No such file or directory)"],
+    ),
+    (
+        "web_identity_without_role",
+        web_identity_without_role,
+        "assume-role-with-web-identity",
+        None,
+        ["has no role ARN configured"],
+    ),
+    (
+        "container_does_not_answer",
+        container_does_not_answer,
+        "container-role",
+        None,
+        ["http://127.0.0.1:9/creds returned none", "Pod Identity"],
+    ),
+    (
+        "container_token_not_there",
+        container_token_not_there,
+        "container-role",
+        None,
+        ["http://127.0.0.1:9/creds returned none"],
+    ),
+]
+
+
+@pytest.mark.filterwarnings("ignore::getpass.GetPassWarning")
+@pytest.mark.parametrize(
+    ("prepare", "provider", "profile", "parts"), [pytest.param(*case[1:], id=case[0]) for case in CASES]
+)
+def test_credentials_that_cannot_be_loaded(
+    laptop: Laptop,
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[Laptop], None],
+    provider: str | None,
+    profile: str | None,
+    parts: list[str],
+) -> None:
+    """The error names the provider and the profile, says what to change there, and blames nothing else."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.RETRY_ATTEMPTS", 1)
+    prepare(laptop)
+
+    error = laptop.error()
+
+    assert isinstance(error, CallerCredentialsError)
+    message = str(error)
+    assert message.startswith("The caller's own credentials")
+    assert [part for part in parts if part not in message] == []
+    assert (error.provider, error.profile_name) == (provider, profile)
+    assert f"AssumeRole was not called for {ROLE}" in message
+    assert "trust policy (account" not in message
+    assert "VPC" not in message
+    assert "None" not in message
+    assert type(error).__name__ == "CallerCredentialsError"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "kind"),
+    [
+        (missing, NoCredentialsError),
+        (sso_forbidden, ClientError),
+        (web_identity_denied, ClientError),
+        (legacy_sso_expired, BotoCoreError),
+        (process_prints_no_json, BotoCoreError),
+    ],
+    ids=["missing", "Identity Center", "web identity", "expired login", "process"],
+)
+def test_error_is_one_of_botocore(laptop: Laptop, prepare: Callable[[Laptop], None], kind: type[Exception]) -> None:
+    """Code that catches what boto3 raises needs no change; and every one of these errors is a BotoCoreError."""
+    prepare(laptop)
+
+    error = laptop.error()
+
+    assert isinstance(error, kind)
+    assert isinstance(error, BotoCoreError)
+    assert not isinstance(error, AssumeRoleError)
+
+
+@pytest.mark.parametrize("prepare", [missing, sso_forbidden, legacy_sso_expired], ids=lambda value: value.__name__)
+def test_error_pickles(laptop: Laptop, prepare: Callable[[Laptop], None]) -> None:
+    """A pickle keeps the class, the message, and the evidence."""
+    prepare(laptop)
+    error = laptop.error()
+
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+def test_refused_operation_is_named(laptop: Laptop) -> None:
+    """The refused operation and the service's answer are attributes, as on botocore's ClientError."""
+    sso_forbidden(laptop)
+
+    error: Any = laptop.error()
+
+    assert error.operation_name == "GetRoleCredentials"
+    assert (error.code, error.response["Error"]["Message"]) == ("ForbiddenException", "No access")
+    assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    assert laptop.operations == ["sso.GetRoleCredentials"]
+
+
+def test_code_of_an_error_without_an_answer(laptop: Laptop) -> None:
+    """If no service answered, the code is the name of botocore's exception."""
+    legacy_sso_expired(laptop)
+
+    error: Any = laptop.error()
+
+    assert (error.code, error.operation_name) == ("UnauthorizedSSOTokenError", None)
