@@ -154,22 +154,37 @@ _NoCallerCredentialsError.__name__ = _RejectedCallerCredentialsError.__name__ = 
 
 
 class PartialFailureError(XacctLambdaError):
-    """Some of many roles failed. The message lists each with its diagnosis; the first failure is the cause."""
+    """Some of many roles failed. The message has the diagnosis of each failure, and the first failure is the cause.
 
-    failures: Mapping[str, Exception]
-    """The exception of each role that failed, by role ARN."""
-    results: Mapping[str, Any]
-    """What the other roles yielded (sessions, or what the function returned), by role ARN. Left behind when the error
-    is pickled, since sessions do not pickle."""
+    The keys of both mappings are role ARNs. If :func:`~xacct_lambda.for_each_account` was called with ``regions``, they
+    are tuples ``(role_arn, region)``.
+    """
 
-    def __init__(self, failures: Mapping[str, Exception], results: Mapping[str, Any]) -> None:
+    failures: Mapping[Any, Exception]
+    """The exception of each role that failed."""
+    results: Mapping[Any, Any]
+    """The sessions of the other roles, or what the function returned for them. A pickled error doesn't contain them,
+    because sessions can't be pickled."""
+
+    def __init__(self, failures: Mapping[Any, Exception], results: Mapping[Any, Any]) -> None:
         super().__init__(failures, results)
         self.failures = failures
         self.results = results
 
     def __str__(self) -> str:
-        listed = "".join(f"\n- {role_arn}: {_describe(error)}" for role_arn, error in self.failures.items())
-        return f"{len(self.failures)} of {len(self.failures) + len(self.results)} roles failed:{listed}"
+        subject = "roles"
+        # A role that can't be assumed has one error for all of its Regions.
+        names: dict[tuple[str, int], list[str]] = {}
+        for key, error in self.failures.items():
+            role_arn, *regions = [key] if isinstance(key, str) else key
+            names.setdefault((role_arn, id(error)), []).extend(regions)
+            subject = "calls" if regions else subject
+        errors = {id(error): error for error in self.failures.values()}
+        listed = "".join(
+            f"\n- {role_arn}{' in ' if regions else ''}{', '.join(regions)}: {_describe(errors[identity])}"
+            for (role_arn, identity), regions in names.items()
+        )
+        return f"{len(self.failures)} of {len(self.failures) + len(self.results)} {subject} failed:{listed}"
 
     __repr__ = __str__
 

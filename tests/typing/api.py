@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any, assert_type
+from datetime import datetime, timedelta
+from typing import Any, Literal, assert_type
 
 import boto3
 
@@ -17,6 +17,7 @@ from xacct_lambda import (
     cache_info,
     events,
     for_each_account,
+    instrumentation,
     policy,
     testing,
 )
@@ -115,9 +116,40 @@ events.role_for("arn:aws:iam::222222222222:role/{tenant}", tenant="blue")  # typ
 assert_type(assumed_sessions([ROLE], max_workers=4, external_id="orders-7"), dict[str, boto3.Session])
 assert_type(assumed_sessions([ROLE], return_exceptions=True), dict[str, boto3.Session | Exception])
 assert_type(for_each_account(lambda session, account_id: account_id, [ROLE], context=None), dict[str, str])
+assert_type(
+    for_each_account(lambda session, account_id: account_id, [ROLE], regions=["eu-west-1"]), dict[tuple[str, str], str]
+)
+assert_type(
+    for_each_account(lambda session, account_id: 1, [ROLE], regions="enabled", return_exceptions=True),
+    dict[tuple[str, str], int | Exception],
+)
+assert_type(
+    for_each_account(lambda session, account_id: 1, [ROLE], regions=None, return_exceptions=True),
+    dict[str, int | Exception],
+)
+for_each_account(lambda session, account_id: account_id, [ROLE], regions=1)  # type: ignore[call-overload]
+assumed_sessions([ROLE], regions=["eu-west-1"])  # type: ignore[call-overload]
 assumed_sessions([ROLE], workers=4)  # type: ignore[call-overload]
 assumed_sessions([ROLE], max_workers="4")  # type: ignore[call-overload]
 for_each_account(len, [ROLE])  # type: ignore[arg-type] # takes one argument
+
+
+# Hooks.
+def hook(event: instrumentation.CredentialEvent) -> None:
+    assert_type(event.kind, Literal["assume_role", "refusal", "rejection", "eviction"])
+    assert_type(event.role_arn, str)
+    assert_type(event.duration_seconds, float | None)
+    assert_type(event.waited_seconds, float)
+    assert_type(event.error_code, str | None)
+    assert_type(event.expires_at, datetime | None)
+    assert_type(event.session_token_utilization, int | None)
+    event.role_arn = ROLE  # type: ignore[misc] # frozen
+
+
+instrumentation.set_hooks([hook])
+instrumentation.set_hooks([lambda event: event.role_arn])
+instrumentation.set_hooks(hook)  # type: ignore[arg-type] # a list of hooks
+instrumentation.set_hooks([handler])  # type: ignore[list-item] # takes two arguments
 
 # Policies, as documents and not as texts.
 assert_type(policy.permissions_policy([ROLE], tags={"tenant": "*"}), dict[str, Any])
