@@ -220,6 +220,7 @@ class _Injector:
                 loggable(error),
             )
         self._resolve()
+        _sessions.default_cache.connections.load_trust_stores()
 
     def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
         """Return the handler's keyword arguments: those the caller passed, and those it left to be injected."""

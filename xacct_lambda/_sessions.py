@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError
 from cachetools import LRUCache
 
 from xacct_lambda._assumed_credentials import AssumedRoleCredentials
+from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
 from xacct_lambda._endpoint_rules import share_endpoint_rules
 from xacct_lambda._event_hooks import copy_hooks
@@ -75,7 +76,8 @@ class AssumedSession(boto3.Session):
         """Return a new client, as ``boto3.Session.client`` does."""
         # boto3's sessions are not thread-safe: two threads would parse a service model twice, or meet half of one.
         with self._cache.build_lock:
-            return share_endpoint_rules(super().client(*args, **kwargs))
+            client = share_endpoint_rules(super().client(*args, **kwargs))
+            return self._cache.connections.share(client)
 
     def resource(self, *args: Any, **kwargs: Any) -> Any:
         """Return a new resource with its own client, as ``boto3.Session.resource`` does."""
@@ -143,9 +145,15 @@ class SessionCache:
     """Everything the library remembers: the sessions here, the credentials in the cache it is given."""
 
     def __init__(
-        self, credentials: CredentialCache, *, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
+        self,
+        credentials: CredentialCache,
+        *,
+        connections: ConnectionPools | None = None,
+        max_sessions: int = _MAX_SESSIONS,
+        max_clients: int = _MAX_CLIENTS,
     ) -> None:
         self.credentials = credentials
+        self.connections = connections or ConnectionPools()
         self.max_sessions = max_sessions
         self.max_clients = max_clients
         # Held while sessions and clients are made, never while they are used. Reentrant, as hooks may make clients.
@@ -208,13 +216,19 @@ class SessionCache:
         """Forget every session and every credential. Clients that are still in use fetch credentials anew."""
         with self.build_lock:
             self._reset_sessions()
-            self.credentials.clear()
+            self.drop_secrets_and_connections()
+
+    def drop_secrets_and_connections(self) -> None:
+        """Remove everything that a snapshot must not contain; sessions, clients, and models stay."""
+        self.credentials.clear()
+        self.connections.drop()
 
     def after_fork(self) -> None:
         """Make the copy in a forked child usable: it keeps the credentials, not the parent's connections."""
         self.build_lock = threading.RLock()
         self._reset_sessions()
         self.credentials.after_fork()
+        self.connections.after_fork()
 
     def info(self) -> CacheInfo:
         """Return the figures of ``cache_info()``."""
@@ -234,7 +248,8 @@ class SessionCache:
 
 def new_cache() -> SessionCache:
     """Return state that remembers nothing yet."""
-    return SessionCache(CredentialCache(STS()))
+    connections = ConnectionPools()
+    return SessionCache(CredentialCache(STS(connections=connections)), connections=connections)
 
 
 default_cache = new_cache()
@@ -387,7 +402,7 @@ def _after_fork() -> None:
 
 def _before_snapshot() -> None:
     # By name: where this module was reloaded, the state to empty is the new module's.
-    sys.modules[__name__].default_cache.credentials.clear()
+    sys.modules[__name__].default_cache.drop_secrets_and_connections()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 from cachetools import LRUCache
 
+from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._errors import STS_EXCEPTIONS, caller_credentials_error, translate_error
 from xacct_lambda._redaction import assume_role_unlogged
 from xacct_lambda._request import AssumeRoleRequest
@@ -78,7 +79,9 @@ class STS:
         *,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = system_uniform,
+        connections: ConnectionPools | None = None,
     ) -> None:
+        self._connections = connections or ConnectionPools()
         self._sleep = sleep
         self._jitter = jitter
         self._lock = threading.RLock()
@@ -126,7 +129,7 @@ class STS:
         key = id(source), config_key(config)
         with self._lock:
             if key not in self._clients:
-                client = new_client(source, config)
+                client = self._connections.share(new_client(source, config))
                 if source.get_credentials() is None:
                     # botocore binds a client to its credentials once. A cached client without any would never get some.
                     return client

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from xacct_lambda import _sessions, instrumentation
+from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda.exceptions import ConfigurationError
 
@@ -30,14 +31,19 @@ clock: Final = _Clock()
 
 # Every cache that a session may still use, a module's or a long-lived fixture's, so that each test empties them all.
 _credential_caches: Final[weakref.WeakSet[CredentialCache]] = weakref.WeakSet()
+# The same for connections: a recorder of HTTP traffic leaves connections behind that answer from its recording.
+_connection_pools: Final[weakref.WeakSet[ConnectionPools]] = weakref.WeakSet()
 
 
 def track_cache(cache: _sessions.SessionCache) -> None:
     cache.credentials.clock = clock
     _credential_caches.add(cache.credentials)
+    _connection_pools.add(cache.connections)
 
 
-def _clear_credentials() -> None:
+def _clear_caches() -> None:
+    for pools in list(_connection_pools):
+        pools.drop()
     for cache in list(_credential_caches):
         # Those that nobody has used yet have nothing to forget, and wait for the garbage collector in numbers.
         if cache.counts().misses:
@@ -60,12 +66,12 @@ class IsolatedCache:
         track_cache(_sessions.default_cache)
         _sessions.default_cache = _sessions.new_cache()
         track_cache(_sessions.default_cache)
-        _clear_credentials()
+        _clear_caches()
 
     def __exit__(self, *_: object) -> None:
         _sessions.default_cache, hooks = self._outer.pop()
         instrumentation.set_hooks(hooks)
-        _clear_credentials()
+        _clear_caches()
 
     def __call__(self, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
         if isinstance(function, type):

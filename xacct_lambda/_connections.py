@@ -1,0 +1,428 @@
+"""HTTP connections and trust stores, which the clients of all roles share.
+
+botocore gives each client its own connections and its own TLS context, and urllib3 loads the whole trust store into the
+context again for every new connection (https://github.com/boto/botocore/issues/3171). Requests are signed one by one,
+so a connection doesn't belong to a role. ``docs/security.md`` states what is shared, and between which clients.
+
+The code that sends requests is botocore's. This module only decides which connection pools and which TLS context it
+uses. If anything in botocore differs from what this module expects, the client keeps what botocore created for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import ssl
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
+from queue import Empty, Full
+from typing import Any, Final, NamedTuple, cast
+
+from botocore.awsrequest import AWSHTTPConnectionPool, AWSHTTPSConnectionPool
+from botocore.httpsession import ProxyConfiguration, URLLib3Session, get_cert_path
+from cachetools import LRUCache
+from urllib3 import PoolManager, ProxyManager, Timeout
+
+from xacct_lambda.exceptions import ConfigurationError
+
+_SWITCH: Final = "XACCT_LAMBDA_SHARE_CONNECTIONS"
+_SWITCH_VALUES: Final = {"": True, "1": True, "true": True, "0": False, "false": False}
+
+_MAX_SETTINGS: Final = 16
+_MAX_HOSTS: Final = 64
+"""Hosts whose connections are kept. urllib3's default of 10 reconnects for every request if you use 11 buckets."""
+_MIN_POOL_SIZE: Final = 50
+"""Idle connections that are kept for each host. botocore's default of 10 is for the threads of one client."""
+
+_logger = logging.getLogger(__name__)
+
+
+class ConnectionPools:
+    """The connections and trust stores of one process.
+
+    Clients share connections if everything is equal that shapes a connection: verification, CA bundle, client
+    certificate, proxies, timeouts, socket options, and pool size.
+    """
+
+    def __init__(self, *, max_settings: int = _MAX_SETTINGS) -> None:
+        self._lock = threading.RLock()
+        self._recent: LRUCache[Hashable, _SharedPools] = LRUCache(max_settings)
+        # Clients keep using pools that the bounded cache has evicted, and drop() must reach these too.
+        self._all: weakref.WeakSet[_SharedPools] = weakref.WeakSet()
+        self._contexts: weakref.WeakValueDictionary[Hashable, _SharedContext] = weakref.WeakValueDictionary()
+
+    def share(self, client: Any) -> Any:
+        """Let a new client share connections; return the client.
+
+        Raises:
+            ConfigurationError: The environment variable that turns sharing off has an unknown value.
+        """
+        if not _is_enabled():
+            return client
+        try:
+            # No public name leads to a client's HTTP session, and no option or component chooses its class.
+            endpoint = client._endpoint  # noqa: SLF001
+            if not isinstance(endpoint.http_session, _SharedSession):
+                endpoint.http_session = self._shared_session(endpoint.http_session, client.meta.endpoint_url)
+        except (AttributeError, KeyError, TypeError) as error:
+            _logger.debug("%s keeps its own connections: %s", type(client).__name__, error)
+        return client
+
+    def drop(self) -> None:
+        """Use new connections from now on. Requests and response bodies in progress keep theirs until they end."""
+        with self._lock:
+            for pools in list(self._all):
+                pools.drop()
+
+    def drop_for(self, client: Any) -> None:
+        """Do the same for the connections that this client uses, and for all clients that share them."""
+        session = getattr(getattr(client, "_endpoint", None), "http_session", None)
+        if isinstance(session, _SharedSession):
+            session.pools.drop()
+        else:
+            client.close()
+
+    def load_trust_stores(self) -> None:
+        """Load what the clients created so far need for their first TLS connection."""
+        with self._lock:
+            every = list(self._all)
+        for pools in every:
+            # The first request reports a bundle that can't be read, as it does with botocore's own connections.
+            with contextlib.suppress(OSError):
+                pools.load_trust_store()
+
+    def after_fork(self) -> None:
+        """Make the copy in a forked child usable. The child doesn't share connections with its parent."""
+        self._lock = threading.RLock()
+        self.drop()
+
+    def context(self, key: Hashable, new: ssl.SSLContext) -> _SharedContext:
+        """Return the context that is shared under this key, or else make ``new`` the shared one."""
+        context = self._contexts.get(key)
+        if context is None or not context.is_usable():
+            context = self._contexts[key] = _SharedContext.convert(new)
+        return context
+
+    def _shared_session(self, session: Any, endpoint_url: str) -> _SharedSession:
+        """Return a session that does what botocore's does, but with shared connections.
+
+        Raises:
+            AttributeError, KeyError, TypeError: The session isn't what botocore creates.
+        """
+        if type(session) is not URLLib3Session:
+            raise TypeError(f"its HTTP session is a {type(session).__name__}")
+        settings = _connection_settings(session)
+        with self._lock:
+            pools = self._recent.get(settings)
+            if pools is None:
+                pools = _SharedPools(self, settings.tls)
+            shared = _SharedSession(session, pools)
+            # Now, while botocore's own session is there to use if this fails.
+            pools.current(shared)
+            pools.needs_trust_store |= endpoint_url.startswith("https:")
+            self._recent[settings] = pools
+            self._all.add(pools)
+        return shared
+
+
+def _is_enabled() -> bool:
+    value = os.environ.get(_SWITCH, "")
+    is_enabled = _SWITCH_VALUES.get(value.lower())
+    if is_enabled is None:
+        raise ConfigurationError(_SWITCH, f"{value!r} is not 1, true, 0, or false")
+    return is_enabled
+
+
+class _File(NamedTuple):
+    """A file in the state in which it was read; not equal to the same path with other content."""
+
+    path: str
+    state: tuple[int, ...]
+
+    @classmethod
+    def at(cls, path: str | None) -> _File | None:
+        if path is None:
+            return None
+        path = os.path.expanduser(path)  # noqa: PTH111 - urllib3 does the same, and passes the result on
+        try:
+            status = os.stat(path)  # noqa: PTH116 - the same
+        except OSError:
+            return cls(path, ())
+        return cls(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+class _TLSSettings(NamedTuple):
+    """Whatever decides whom a TLS context trusts and who it says it is."""
+
+    is_verified: bool
+    bundle: _File | None
+    certificate: _File | None
+    key: _File | None
+
+
+class _ConnectionSettings(NamedTuple):
+    """Whatever shapes a connection. Clients with equal settings share connections."""
+
+    tls: _TLSSettings
+    attributes: Hashable
+
+
+_POOL_CLASSES: Final = {"http": AWSHTTPConnectionPool, "https": AWSHTTPSConnectionPool}
+
+
+def _connection_settings(session: Any) -> _ConnectionSettings:
+    """Return everything that botocore's session was created with, including options that botocore may add later.
+
+    Raises:
+        AttributeError, KeyError, TypeError: The session has an attribute of an unknown kind, or an HTTPS proxy.
+    """
+    attributes = dict(vars(session))
+    del attributes["_manager"], attributes["_proxy_managers"]
+    if attributes.pop("_pool_classes_by_scheme") != _POOL_CLASSES:
+        raise TypeError("its pool classes are not botocore's")
+    attributes["_max_pool_connections"] = max(attributes["_max_pool_connections"], _MIN_POOL_SIZE)
+    # For a request to an http:// address through an HTTPS proxy, urllib3 turns verification off in the TLS context that
+    # it uses for https:// addresses too. With one context for many clients, that would affect other clients.
+    if any(str(url).lower().startswith("https:") for url in session._proxy_config._proxies.values()):  # noqa: SLF001
+        raise TypeError("it uses an HTTPS proxy")
+    if os.environ.get("BOTO_EXPERIMENTAL__ADD_PROXY_HOST_HEADER"):
+        raise TypeError("botocore writes the name of the host to the headers of all connections")
+    verify = attributes["_verify"]
+    tls = _TLSSettings(
+        bool(verify),
+        _File.at(get_cert_path(verify)) if verify else None,
+        _File.at(attributes["_cert_file"]),
+        _File.at(attributes["_key_file"]),
+    )
+    return _ConnectionSettings(tls, _hashable(attributes))
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return a value that is equal for equal settings of equal types."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    if isinstance(value, ProxyConfiguration | Timeout):
+        return _hashable(vars(value))
+    if value is None or isinstance(value, str | bytes | int | float):
+        return type(value), value
+    # An unknown object might be equal to another one and mean something else.
+    raise TypeError(f"a {type(value).__name__} is among its connection settings")
+
+
+class _Managers(NamedTuple):
+    """urllib3's pools of all hosts."""
+
+    direct: PoolManager
+    by_proxy: dict[str, ProxyManager]
+
+
+class _SharedPools:
+    """The connections of clients with equal connection settings."""
+
+    def __init__(self, owner: ConnectionPools, tls: _TLSSettings) -> None:
+        self.needs_trust_store = False
+        self._owner = owner
+        self._tls = tls
+        self._context: _SharedContext | None = None
+        # By process ID: a child would read the answers to its parent's requests.
+        self._current: dict[int, _Managers] = {}
+
+    def current(self, session: _SharedSession) -> _Managers:
+        """Return the managers to use now, created from a session's settings if there are none."""
+        process = os.getpid()
+        managers = self._current.get(process)
+        if managers is None:
+            # No lock, because a fork would leave it locked in the child. If threads race, the first one's are used.
+            managers = self._current.setdefault(process, session.new_managers())
+            for other in list(self._current):
+                if other != process:
+                    self._current.pop(other, None)
+        return managers
+
+    def drop(self) -> None:
+        # Not manager.clear(), which closes the pools of requests in progress in urllib3 1.26.
+        self._current.clear()
+
+    def context(self, new: ssl.SSLContext) -> _SharedContext:
+        """Return the TLS context of these clients; ``new`` if there is none yet."""
+        if self._context is None or not self._context.is_usable():
+            self._context = self._owner.context(self._tls, new)
+        return self._context
+
+    def load_trust_store(self) -> None:
+        if self.needs_trust_store and self._context and self._tls.bundle:
+            self._context.load_verify_locations(self._tls.bundle.path)
+
+
+class _SharedSession(URLLib3Session):
+    """botocore's HTTP session of one client, with connections and a TLS context that other clients use too.
+
+    Each client has its own session object, so that a tool that patches one client's session doesn't affect the others.
+    """
+
+    def __init__(self, session: URLLib3Session, pools: _SharedPools) -> None:
+        # Not super().__init__(), which would create one more TLS context. The settings are those of botocore's session.
+        vars(self).update(vars(session))
+        del vars(self)["_manager"], vars(self)["_proxy_managers"]
+        self._pool_classes_by_scheme = _SHARED_POOL_CLASSES
+        self.pools = pools
+
+    @property
+    def _manager(self) -> PoolManager:
+        return self.pools.current(self).direct
+
+    @property
+    def _proxy_managers(self) -> dict[str, ProxyManager]:
+        return self.pools.current(self).by_proxy
+
+    def new_managers(self) -> _Managers:
+        manager = PoolManager(**self._get_pool_manager_kwargs())
+        manager.pool_classes_by_scheme = self._pool_classes_by_scheme
+        # urllib3 1.26 closes the pool of the host that was used the longest time ago, even if a request is in progress.
+        manager.pools.dispose_func = None
+        return _Managers(manager, {})
+
+    def _get_pool_manager_kwargs(self, **extra: Any) -> dict[str, Any]:
+        # botocore calls this for its own manager and for each proxy's. The context for a connection to the proxy itself
+        # comes from elsewhere and isn't shared: it trusts other certificates.
+        arguments: dict[str, Any] = super()._get_pool_manager_kwargs(**extra)  # type: ignore[misc] # no stub has it
+        return arguments | {
+            "ssl_context": self.pools.context(arguments["ssl_context"]),
+            "maxsize": max(arguments["maxsize"], _MIN_POOL_SIZE),
+            "num_pools": _MAX_HOSTS,
+        }
+
+    def close(self) -> None:
+        """Do nothing: other clients use the connections, and unused ones take part in the bounds."""
+
+
+class _SharedContext(ssl.SSLContext):
+    """A TLS context that loads each file once.
+
+    urllib3 has a context load the trust store for each new connection: 25 ms of CPU time for certifi's bundle.
+    """
+
+    _lock: threading.Lock
+    _applied: dict[str, Hashable]
+    _users: set[int]
+    _process: int
+
+    @classmethod
+    def convert(cls, context: ssl.SSLContext) -> _SharedContext:
+        """Make this a shared context; botocore has configured it.
+
+        Raises:
+            TypeError: Its class is not Python's own, as if ``truststore`` is in use.
+        """
+        if type(context) is not cls.__base__:
+            raise TypeError(f"its TLS context is a {type(context).__name__}")
+        context.__class__ = cls
+        vars(context).update(_lock=threading.Lock(), _applied={}, _users=set(), _process=os.getpid())
+        return cast("_SharedContext", context)
+
+    def is_usable(self) -> bool:
+        """Say whether this process can use the context.
+
+        If a thread of the parent was using it at the time of a fork, OpenSSL's locks in it stay locked in the child.
+        """
+        process = os.getpid()
+        if not self._users:
+            self._process = process
+        return self._process == process
+
+    def load_verify_locations(self, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+        self._apply_once(
+            "trust store",
+            (_File.at(cafile), capath, cadata),
+            partial(super().load_verify_locations, cafile, capath, cadata),
+        )
+
+    def load_cert_chain(self, certfile: Any, keyfile: Any = None, password: Any = None) -> None:
+        self._apply_once(
+            "certificate",
+            (_File.at(certfile), _File.at(keyfile), password),
+            partial(super().load_cert_chain, certfile, keyfile, password),
+        )
+
+    def set_alpn_protocols(self, alpn_protocols: Any) -> None:
+        # OpenSSL doesn't lock these, so they mustn't be replaced while another thread connects.
+        self._apply_once("protocols", tuple(alpn_protocols), partial(super().set_alpn_protocols, alpn_protocols))
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        with self._in_use():
+            return super().wrap_socket(*args, **kwargs)
+
+    def _apply_once(self, name: str, value: Hashable, apply: Callable[[], None]) -> None:
+        with self._in_use(), self._lock:
+            if self._applied.get(name) != value:
+                apply()
+                self._applied[name] = value
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._users.add(thread)
+        try:
+            yield
+        finally:
+            self._users.discard(thread)
+
+
+class _Stack:
+    """The idle connections of one host, in place of :class:`queue.LifoQueue`.
+
+    An exception in a signal handler can leave the queue's lock locked, and then every later request would wait for it.
+    A deque needs no lock.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._items: deque[Any] = deque()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ARG002, FBT001, FBT002 - the queue's
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise Empty from None
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002, FBT001, FBT002
+        # Threads that race here keep a few more connections than the size.
+        if len(self._items) >= self._maxsize:
+            raise Full
+        self._items.append(item)
+
+    def qsize(self) -> int:
+        return len(self._items)
+
+
+class _UnreadBytesMixin:
+    """Doesn't reuse a connection with unread bytes, which would be taken for the next answer, perhaps another role's.
+
+    urllib3 looks for bytes on the socket, but OpenSSL may have read and decrypted them already.
+    """
+
+    QueueCls: Any = _Stack
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        connection = super()._get_conn(timeout)  # type: ignore[misc]
+        pending = getattr(connection.sock, "pending", None)
+        if pending and pending():
+            connection.close()
+        return connection
+
+
+class _HTTPPool(_UnreadBytesMixin, AWSHTTPConnectionPool):
+    pass
+
+
+class _HTTPSPool(_UnreadBytesMixin, AWSHTTPSConnectionPool):
+    pass
+
+
+_SHARED_POOL_CLASSES: Final = {"http": _HTTPPool, "https": _HTTPSPool}
