@@ -57,6 +57,12 @@ class AssumedRoleCredentials(Credentials):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._key.request.role_arn!r})"
 
+    def __copy__(self) -> AssumedRoleCredentials:
+        return self
+
+    def __deepcopy__(self, memo: object) -> AssumedRoleCredentials:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("credentials do not pickle: send the role's ARN and assume the role on the other side")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack
 
 import boto3
+from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError
 from botocore.loaders import Loader
@@ -340,7 +341,7 @@ def _injections(
     """Return what to inject under which name, checked against what boto3 offers."""
     injections: dict[str, _Injection] = {}
     # Why a private attribute: see AssumedSession. What is no session is refused later, with the other options.
-    loader = source_session._loader if isinstance(source_session, boto3.Session) else default_loader()  # noqa: SLF001
+    loader = source_session._loader if isinstance(source_session, Session) else default_loader()  # noqa: SLF001
     for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
         for name, arguments in _parse_injections(argument, wanted):
             _check_arguments(argument, kind, arguments, loader)
@@ -388,7 +389,7 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     except DataNotFoundError as error:
         meant = did_you_mean(service, loader.list_available_services(model))
         raise ConfigurationError(argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{meant}") from error
-    known = inspect.signature(getattr(boto3.Session, kind)).parameters.keys() - {"self"}
+    known = inspect.signature(getattr(Session, kind)).parameters.keys() - {"self"}
     for name in arguments.keys() - known:
         raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{did_you_mean(name, known)}")
     if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):

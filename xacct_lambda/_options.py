@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeAlias, TypedDict, TypeVar
 
 import boto3
+from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import InvalidRegionError
 from botocore.utils import validate_region_name
@@ -97,7 +98,7 @@ def check_session_options(
     """
     if region_name is not None:
         check_region("region_name", region_name)
-    if source_session is not None and not isinstance(source_session, boto3.Session):
+    if source_session is not None and not isinstance(source_session, Session):
         kind = f"{type(source_session).__module__}.{type(source_session).__qualname__}".removeprefix("builtins.")
         raise ConfigurationError("source_session", f"a boto3.Session is needed, not {kind}")
     if sts_config is not None and not isinstance(sts_config, Config):

@@ -40,10 +40,10 @@ def default_loader() -> Loader:
 
 
 class _Loader(Loader):
-    """botocore's loader without its walk.
+    """botocore's loader, which finds the services of botocore's own folder without opening all of its 400 folders.
 
-    To learn which services there are, botocore looks into each of 400 folders. A list of the folders will do, and a
-    look into the one whose model is asked for.
+    Listing the folder names is enough there; only the requested service's folder is opened. Any other folder, such as
+    one of AWS_DATA_PATH, may contain other things than services, and is searched as botocore searches it.
     """
 
     @instance_cache  # type: ignore[untyped-decorator, unused-ignore] # botocore's own
@@ -60,8 +60,14 @@ class _Loader(Loader):
     def list_available_services(self, type_name: str) -> list[str]:
         if type_name not in _UNIVERSAL_MODELS:
             return super().list_available_services(type_name)
-        folders = (entry for path in filter(os.path.isdir, self.search_paths) for entry in os.scandir(path))
-        return sorted({entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(("_", "."))})
+        others = [path for path in self.search_paths if path != self.BUILTIN_DATA_PATH]
+        services = Loader(extra_search_paths=others, include_default_search_paths=False).list_available_services(
+            type_name
+        )
+        if len(others) < len(self.search_paths):
+            folders = os.scandir(self.BUILTIN_DATA_PATH)
+            services += [entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(("_", "."))]
+        return sorted(set(services))
 
 
 class _FileLoader(JSONFileLoader):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 import boto3
-import botocore.session
+from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from cachetools import LRUCache
@@ -19,9 +20,9 @@ from xacct_lambda._assumed_credentials import AssumedRoleCredentials
 from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
 from xacct_lambda._endpoint_rules import share_endpoint_rules
-from xacct_lambda._event_hooks import copy_hooks
 from xacct_lambda._options import check_session_options
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
+from xacct_lambda._role_session import RoleSession, effective_region
 from xacct_lambda._service_models import setup_default_session
 from xacct_lambda._sts import STS, config_key
 from xacct_lambda.exceptions import ConfigurationError
@@ -31,7 +32,7 @@ _MAX_CLIENTS: Final = 20
 _MAX_CHAINED_DURATION: Final = 3600
 
 
-class AssumedSession(boto3.Session):
+class AssumedSession(Session):
     """A :class:`boto3.Session` that acts as the assumed role; created by :func:`assumed_session`.
 
     ``client()`` and ``resource()`` return a new object on each call, as those of any other session do: a client has one
@@ -40,44 +41,46 @@ class AssumedSession(boto3.Session):
     """
 
     def __init__(
-        self, cache: SessionCache, source: boto3.Session, credentials: AssumedRoleCredentials, region_name: str | None
+        self, cache: SessionCache, source: Session, credentials: AssumedRoleCredentials, region_name: str | None
     ) -> None:
-        # The source's hooks: botocore's, boto3's, and whatever the user or an instrumentation has added to them.
-        events = copy_hooks(source)
-        credentials.watch(events)
-        profile = None if source.profile_name == "default" else source.profile_name
-        session = botocore.session.Session(event_hooks=events, include_builtin_handlers=False, profile=profile)
-        provider = _StaticProvider(credentials)
-        session.register_component("credential_provider", provider)
-        session.register_component("token_provider", provider)
-        # No public name leads to a session's loader. It holds the parsed service models, which are most of what a
-        # session costs (12 MB and 100 ms), and the source's own data path.
-        session.register_component("data_loader", source._loader)  # noqa: SLF001
         self._cache = cache
         self._credentials = credentials
         self._injected_clients: LRUCache[Hashable, Any] = LRUCache(cache.max_clients)
-        super().__init__(botocore_session=session, region_name=region_name or source.region_name)
+        self._region_name = region_name
+        super().__init__(botocore_session=RoleSession(source, credentials, region_name))
 
     def _setup_loader(self) -> None:
         # boto3's own would append its path to the shared loader's search paths once for each session.
         self._loader = self._session.get_component("data_loader")
 
-    def _register_default_handlers(self) -> None:
-        # They came with the source's hooks; twice, botocore refuses ("Cannot inject class attribute").
-        pass
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._credentials!r}, region_name={self.region_name!r})"
+
+    def __copy__(self) -> AssumedSession:
+        return self
+
+    def __deepcopy__(self, memo: object) -> AssumedSession:
+        # dataclasses.asdict() and libraries copy the settings in which they keep a session. A copy would have other
+        # credentials than the cache, and could not outlive it.
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("sessions do not pickle: send the role's ARN and call assumed_session() on the other side")
 
-    def client(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def region_name(self) -> str:
+        """The Region of the session."""
+        return self._region_name or super().region_name
+
+    def client(self, service_name: str, region_name: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """Return a new client, as ``boto3.Session.client`` does."""
+        if region_name is None and getattr(kwargs.get("config"), "region_name", None) is None:
+            # A library that gets the botocore session, such as aws-encryption-sdk, sets its own Region on it.
+            region_name = self._region_name
         # boto3's sessions are not thread-safe: two threads would parse a service model twice, or meet half of one.
         with self._cache.build_lock:
-            client = share_endpoint_rules(super().client(*args, **kwargs))
-            return self._cache.connections.share(client)
+            client: Any = super().client(service_name, region_name, *args, **kwargs)  # type: ignore[call-overload]
+            return self._cache.connections.share(share_endpoint_rules(client))
 
     def resource(self, *args: Any, **kwargs: Any) -> Any:
         """Return a new resource with its own client, as ``boto3.Session.resource`` does."""
@@ -100,19 +103,6 @@ class AssumedSession(boto3.Session):
     @property
     def injected_client_count(self) -> int:
         return len(self._injected_clients)
-
-
-class _StaticProvider:
-    """Stands in for botocore's chains of credentials and of bearer tokens, which would find the caller's."""
-
-    def __init__(self, credentials: AssumedRoleCredentials) -> None:
-        self._credentials = credentials
-
-    def load_credentials(self) -> AssumedRoleCredentials:
-        return self._credentials
-
-    def load_token(self, **_: Any) -> None:
-        return None
 
 
 class CacheInfo(NamedTuple):
@@ -174,7 +164,8 @@ class SessionCache:
         min_ttl_seconds: float,
         sts_config: Config | None,
     ) -> AssumedSession:
-        """Return the session for these arguments; the same one while it is held."""
+        """Return the session for these arguments; the same one while it is cached."""
+        region_name = effective_region(source, region_name)
         key = _SessionKey(
             CredentialKey(source, request), region_name, min_ttl_seconds, sts_config and config_key(sts_config)
         )
@@ -188,12 +179,12 @@ class SessionCache:
             return session
 
     def default_source(self) -> boto3.Session:
-        """Return boto3's default session, made if need be.
+        """Return boto3's default session; create it if there is none.
 
         Raises:
-            ConfigurationError: It cannot be made, as of a profile that does not exist.
+            ConfigurationError: It can't be created (the profile doesn't exist), or a test has replaced its class.
         """
-        # Again where another thread has set it back to None meanwhile, as tests do.
+        # A loop: another thread may set it back to None at any time, as tests do.
         while (default := boto3.DEFAULT_SESSION) is None:
             with self.build_lock:
                 if boto3.DEFAULT_SESSION is None:
@@ -202,6 +193,14 @@ class SessionCache:
                     except BotoCoreError as error:
                         problem = f"boto3's default session cannot be made: {error}"
                         raise ConfigurationError("source_session", problem) from error
+        if not isinstance(default, Session):
+            # unittest.mock.patch("boto3.Session") leaves its mock behind as everybody's default session.
+            boto3.DEFAULT_SESSION = None
+            raise ConfigurationError(
+                "source_session",
+                f"boto3's default session is a {type(default).__name__}, because a test has replaced boto3.Session. "
+                "Pass the handler's clients in the test, or see xacct_lambda.testing",
+            )
         return default
 
     def resize(self, *, max_roles: int, max_sessions: int, max_clients: int) -> None:
@@ -247,9 +246,11 @@ class SessionCache:
 
 
 def new_cache() -> SessionCache:
-    """Return state that remembers nothing yet."""
+    """Return a cache that is empty."""
     connections = ConnectionPools()
-    return SessionCache(CredentialCache(STS(connections=connections)), connections=connections)
+    # freezegun replaces time.time(). The lambda looks it up at each call.
+    credentials = CredentialCache(STS(connections=connections), clock=lambda: time.time())  # noqa: PLW0108
+    return SessionCache(credentials, connections=connections)
 
 
 default_cache = new_cache()

@@ -190,9 +190,9 @@ def new_client(source: boto3.Session, config: Config) -> Any:
     """
     try:
         client: Any = source.client("sts", config=config)
-        if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name:
+        if client.meta.endpoint_url == "https://sts.amazonaws.com" and source.region_name not in {None, "aws-global"}:
             # botocore before 1.40 uses the global endpoint. VPC endpoints don't answer it, and opt-in Regions reject
-            # its tokens.
+            # its tokens. It is the endpoint of the pseudo Region aws-global only.
             client = source.client("sts", config=config, endpoint_url=f"https://sts.{source.region_name}.amazonaws.com")
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError("source_session", f"no STS client can be made of it: {error}") from error
