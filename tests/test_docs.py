@@ -171,6 +171,7 @@ CHECKS: dict[str, Callable[..., None] | None] = {
     "py": None,  # test_code_that_is_not_run_is_typed
     "python": None,  # test_code_of_a_page_runs
     "sh": calls_what_exists,
+    "sql": None,  # test_monitoring.py runs them
     "terraform": loads_hcl,
     "text": None,  # what is printed; test_diagnosis.py reads those of troubleshooting.md
     "toml": loads_toml,
