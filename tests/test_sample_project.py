@@ -52,23 +52,23 @@ def test_suite_passes(project: Path, run_suite: RunSuite) -> None:
     [
         pytest.param(
             "trust-policy.json",
-            ":role/my-lambda-execution-role",
-            ":role/another-role",
-            "*no statement of the trust policy of*allows sts:AssumeRole to*my-lambda-execution-role*",
+            "111111111111:role/my-lambda-execution-role",
+            "333333333333:root",
+            "*the trust policy of*doesn't allow sts:AssumeRole*its Principal is*333333333333:root*the caller is*",
             id="missing trust",
         ),
         pytest.param(
             "handler.py",
             "orders-7f3a",
             "orders-0000",
-            "*no statement of the trust policy of*allows sts:AssumeRole to*my-lambda-execution-role*",
+            "*the trust policy of*its condition StringEquals on sts:ExternalId isn't met: the call sends another one*",
             id="wrong external ID",
         ),
         pytest.param(
             "execution-role-policy.json",
             "sts:AssumeRole",
             "sts:GetCallerIdentity",
-            "*the identity policies of*my-lambda-execution-role do not allow sts:AssumeRole*",
+            "*the identity policies of*don't allow sts:AssumeRole*its Action is*the call needs sts:AssumeRole*",
             id="missing permission",
         ),
         pytest.param(
@@ -94,6 +94,17 @@ def test_suite_fails(project: Path, run_suite: RunSuite, file: str, right: str, 
     result = run_suite()
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines([said])
+
+
+def test_suite_fails_on_a_policy_that_iam_does_not_save(project: Path, run_suite: RunSuite) -> None:
+    """A trust policy that names a role that doesn't exist is an error of the fixture, because AWS doesn't save it."""
+    text = (project / "trust-policy.json").read_text()
+    (project / "trust-policy.json").write_text(text.replace(":role/my-lambda-execution-role", ":role/another-role"))
+    result = run_suite()
+    result.assert_outcomes(errors=4)
+    result.stdout.fnmatch_lines(
+        ["*Invalid principal in policy: arn:aws:iam::111111111111:role/another-role doesn't exist*"]
+    )
 
 
 def test_suite_fails_on_a_leak(project: Path, run_suite: RunSuite) -> None:

@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws, settings
 from moto.server import ThreadedMotoServer
+from moto.utilities.utils import get_partition
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_info
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError
@@ -29,10 +30,11 @@ from xacct_lambda.testing import CrossAccountAWS, LambdaContext, isolated_cache
 READER = "arn:aws:iam::222222222222:role/teams/Reader"
 NEXT = "arn:aws:iam::333333333333:role/Next"
 FUNCTION = "arn:aws:sts::111111111111:assumed-role/my-lambda-execution-role/my-function"
+LAMBDA = "arn:aws:lambda:us-east-1:111111111111:function"
 ONE_TRY = Config(retries={"total_max_attempts": 1})
 
 
-def permissions(resource: str = READER, action: str = "sts:AssumeRole") -> dict[str, object]:
+def permissions(resource: str = READER, action: str | list[str] = "sts:AssumeRole") -> dict[str, object]:
     statement = {"Effect": "Allow", "Action": action, "Resource": resource}
     return {"Version": "2012-10-17", "Statement": statement}
 
@@ -140,8 +142,46 @@ class TestAccounts:
     @pytest.mark.parametrize("trust", [{}, {"Statement": []}])
     def test_a_trust_policy_has_a_statement(self, aws, trust):
         """A trust policy without a statement is refused, as by IAM."""
-        with pytest.raises(ConfigurationError, match="trust: a trust policy has a statement"):
+        with pytest.raises(ConfigurationError, match="trust: IAM rejects it: Statement must be"):
             aws.role(NEXT, trust=trust)
+
+    @pytest.mark.parametrize(
+        "region_name", ["us-east-1", "cn-north-1", "us-gov-west-1", "us-isob-east-1", "eusc-de-east-1"]
+    )
+    def test_partitions_are_those_of_moto(self, region_name):
+        """The partition of the execution role's ARN is the one in which moto has the Region."""
+        arn = CrossAccountAWS(region_name=region_name).execution_role_arn
+
+        assert arn.split(":")[1] == get_partition(region_name)
+
+    def test_before_it_is_entered(self):
+        """All attributes exist before the block; what needs accounts says that the block has to be entered."""
+        aws = CrossAccountAWS()
+
+        assert aws.execution_role_arn == "arn:aws:iam::111111111111:role/my-lambda-execution-role"
+        assert (aws.assumed, aws.refused, aws.environment) == ([], [], {})
+        for early in (
+            lambda: aws.account("222222222222"),
+            lambda: aws.role(READER),
+            lambda: aws.grant(permissions()),
+            aws.sts.expire_now,
+            lambda: aws.sts.revoke(READER),
+        ):
+            with pytest.raises(ConfigurationError, match="enter it first"):
+                early()
+
+    def test_it_can_be_entered_again(self):
+        """A second block begins anew: with no roles, no calls, and no faults."""
+        aws = CrossAccountAWS()
+        for _ in range(2):
+            with aws:
+                aws.role(READER)
+                aws.grant(permissions())
+                assume()
+                aws.sts.unavailable()
+                aws.sts.throttle()
+                aws.sts.advance(60)
+            assert len(aws.assumed) == 1
 
     def test_roles_chain(self, aws):
         """The session of one role may assume the next, if that one's policies say so too."""
@@ -229,14 +269,65 @@ class TestStrict:
 
     def test_a_changed_trust_policy_counts(self, aws):
         """``role()`` for an existing role replaces its trust policy."""
-        aws.role(READER, trust=json.dumps({"Statement": trust("arn:aws:iam::111111111111:role/other")}))
+        other = aws.role("arn:aws:iam::111111111111:role/other")
+        aws.role(READER, trust=json.dumps({"Statement": trust(other)}))
 
         with pytest.raises(ClientError, match="AccessDenied"):
             assume()
 
+    def test_what_iam_stores_through_moto(self, aws):
+        """IAM's own API rejects what ``role()`` rejects: a test can't store a trust policy that AWS doesn't have."""
+        iam = aws.account("333333333333").client("iam")
+        unknown = json.dumps({"Version": "2012-10-17", "Statement": trust("arn:aws:iam::111111111111:role/unknown")})
+        right = json.dumps({"Version": "2012-10-17", "Statement": trust("111111111111")})
+
+        with pytest.raises(ClientError, match=r"MalformedPolicyDocument.*Invalid principal in policy"):
+            iam.create_role(RoleName="Next", AssumeRolePolicyDocument=unknown)
+        iam.create_role(RoleName="Next", AssumeRolePolicyDocument=right)
+        with pytest.raises(ClientError, match=r"MalformedPolicyDocument.*Invalid principal in policy"):
+            iam.update_assume_role_policy(RoleName="Next", PolicyDocument=unknown)
+        iam.update_assume_role_policy(RoleName="Next", PolicyDocument=right)
+
+    def test_not_strict_is_moto(self):
+        """With ``strict=False``, IAM's own API and ``role()`` accept an unknown principal, as moto does."""
+        document = {"Version": "2012-10-17", "Statement": trust("arn:aws:iam::111111111111:role/unknown")}
+        with CrossAccountAWS(strict=False) as aws:
+            aws.role(READER, trust=document)
+            iam = aws.account("333333333333").client("iam")
+            iam.create_role(RoleName="Next", AssumeRolePolicyDocument=json.dumps(document))
+
+    @pytest.mark.parametrize(
+        ("principal", "exists"),
+        [
+            ("arn:aws:iam::333333333333:user/staff/me", True),
+            ("arn:aws:iam::333333333333:user/me", False),
+            ("arn:aws:iam::111111111111:role/my-lambda-execution-role", True),
+            ("arn:aws:iam::111111111111:role/My-Lambda-Execution-Role", False),
+            ("arn:aws:iam::222222222222:role/Reader", False),
+            (FUNCTION, True),
+            ("arn:aws:sts::111111111111:assumed-role/unknown/my-function", False),
+            ("arn:aws:sts::111111111111:federated-user/me", True),
+            ("arn:aws:iam::444444444444:root", True),
+            ("arn:aws-cn:iam::111111111111:root", False),
+        ],
+    )
+    def test_principals_exist(self, aws, principal, exists):
+        """A trust policy names roles and users that exist, by path and case, in the role's partition."""
+        aws.account("333333333333").client("iam").create_user(UserName="me", Path="/staff/")
+        document = {"Version": "2012-10-17", "Statement": trust(principal)}
+
+        if exists:
+            aws.role(NEXT, trust=document)
+        else:
+            with pytest.raises(ConfigurationError, match="doesn't exist in this AWS"):
+                aws.role(NEXT, trust=document)
+
     @pytest.mark.parametrize(
         "policy",
-        ["{", "[]", {1, 2}, {"Statement": {"Effect": "Allow", "Principal": "*", "Resource": "*"}}, permissions()],
+        [
+            *("{", "[]", {1, 2}, '{"Statement": 1, "Statement": 2}', permissions()),
+            {"Statement": {"Effect": "Allow", "Principal": "*", "Resource": "*"}},
+        ],
     )
     def test_what_is_no_trust_policy_is_refused(self, aws, policy):
         """A trust policy is a JSON document whose statements have a principal and no resource."""
@@ -244,14 +335,161 @@ class TestStrict:
             aws.role(READER, trust=policy)
 
     def test_what_is_no_identity_policy_is_refused(self, aws):
-        """An identity policy is one that IAM takes."""
-        with pytest.raises(ConfigurationError, match="policy: IAM does not take it"):
+        """An identity policy is one that IAM saves."""
+        with pytest.raises(ConfigurationError, match="policy: IAM rejects it: statement 1 has the prohibited element"):
             aws.grant({"Version": "2012-10-17", "Statement": trust("*")})
+        with pytest.raises(ConfigurationError, match="policy: IAM rejects it: IAM resource path must"):
+            aws.grant(permissions("arn:aws:iam::222222222222:Reader"))
+
+    def test_a_permissions_boundary_limits(self, aws):
+        """A role's permissions boundary must allow the call. One that moto doesn't know counts against the caller."""
+        iam = aws.account("111111111111").client("iam")
+        arns = [
+            iam.create_policy(PolicyName=name, PolicyDocument=json.dumps(permissions(resource)))["Policy"]["Arn"]
+            for name, resource in (("this", READER), ("other", NEXT))
+        ]
+        role_name = "my-lambda-execution-role"
+
+        for arn in [*arns[1:], "arn:aws:iam::aws:policy/PowerUserAccess"]:
+            iam.put_role_permissions_boundary(RoleName=role_name, PermissionsBoundary=arn)
+            with pytest.raises(ClientError, match="AccessDenied"):
+                assume()
+        iam.put_role_permissions_boundary(RoleName=role_name, PermissionsBoundary=arns[0])
+        assume()
+
+        assert "the permissions boundary of" in aws.refused[0].reason
+        assert "isn't known here" in aws.refused[1].reason
+
+    def test_a_session_policy_limits_the_next_role(self, aws):
+        """A session policy limits what the session may assume, as an inline document and as managed policies."""
+        aws.role(NEXT, trust={"Version": "2012-10-17", "Statement": trust(READER)})
+        aws.grant(permissions(NEXT), role_arn=READER)
+        document = json.dumps(permissions(NEXT))
+        iam = aws.account("222222222222").client("iam")
+        arn = iam.create_policy(PolicyName="next", PolicyDocument=document)["Policy"]["Arn"]
+
+        for allowing in ({"Policy": document}, {"PolicyArns": [{"arn": arn}]}):
+            boto3.client("sts", **assume(**allowing)).assume_role(RoleArn=NEXT, RoleSessionName="next")
+        for limiting in (
+            {"Policy": json.dumps(permissions(READER))},
+            {"PolicyArns": [{"arn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}]},
+        ):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                boto3.client("sts", **assume(**limiting)).assume_role(RoleArn=NEXT, RoleSessionName="next")
+
+        assert all("session policy" in call.reason for call in aws.refused)
+
+    def test_a_deleted_role_may_do_nothing(self, aws):
+        """The sessions of a role that was deleted have no policies."""
+        aws.role(NEXT, trust={"Version": "2012-10-17", "Statement": trust(READER)})
+        session = boto3.Session(**assume())
+        aws.account("222222222222").client("iam").delete_role(RoleName="Reader")
+
+        with pytest.raises(ClientError, match="AccessDenied"):
+            session.client("sts").assume_role(RoleArn=NEXT, RoleSessionName="next")
+
+    def test_principal_tags(self, aws):
+        """Tags of the execution role, and of a user, are the values of ``aws:PrincipalTag``."""
+        condition = {"StringEquals": {"aws:PrincipalTag/team": "orders"}}
+        aws.role(NEXT, trust={"Version": "2012-10-17", "Statement": trust("111111111111", Condition=condition)})
+        aws.grant(permissions(NEXT))
+        iam = aws.account("111111111111").client("iam")
+        tags = [{"Key": "Team", "Value": "orders"}]
+        iam.create_user(UserName="me", Tags=tags)
+        iam.put_user_policy(UserName="me", PolicyName="p", PolicyDocument=json.dumps(permissions(NEXT)))
+        key = iam.create_access_key(UserName="me")["AccessKey"]
+        user = boto3.client("sts", aws_access_key_id=key["AccessKeyId"], aws_secret_access_key=key["SecretAccessKey"])
+
+        user.assume_role(RoleArn=NEXT, RoleSessionName="me")
+        with pytest.raises(ClientError, match="AccessDenied"):
+            assume(NEXT)
+        iam.tag_role(RoleName="my-lambda-execution-role", Tags=tags)
+        assume(NEXT)
+
+    @pytest.mark.parametrize(
+        ("condition", "is_allowed"),
+        [
+            (
+                {"ArnEquals": {"lambda:SourceFunctionArn": f"{LAMBDA}:my-function"}},
+                True,
+            ),
+            (
+                {"ArnEquals": {"lambda:SourceFunctionArn": f"{LAMBDA}:other"}},
+                False,
+            ),
+            ({"StringEquals": {"aws:RequestedRegion": "us-east-1"}}, True),
+            ({"StringEquals": {"aws:RequestedRegion": "eu-west-1"}}, False),
+            ({"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}, True),
+            ({"DateLessThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}}, False),
+        ],
+    )
+    def test_keys_that_a_function_has(self, aws, condition, is_allowed):
+        """An identity policy may compare the function's ARN, the Region of the STS endpoint, and STS's time."""
+        aws.role(NEXT)
+        statement = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": NEXT, "Condition": condition}
+        aws.grant({"Version": "2012-10-17", "Statement": statement})
+
+        if is_allowed:
+            assume(NEXT)
+        else:
+            with pytest.raises(ClientError, match="AccessDenied"):
+                assume(NEXT)
 
     def test_only_a_role_can_be_granted_something(self, aws):
         """A policy is for a role that exists."""
         with pytest.raises(ConfigurationError, match="does not exist: create it first"):
             aws.grant(permissions(), role_arn=NEXT)
+
+
+class TestChains:
+    ACTIONS = ("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity")
+
+    @pytest.fixture
+    def hub(self, aws):
+        """Return credentials of READER with a source identity and two tags, one of them transitive."""
+        aws.role(READER, trust={"Version": "2012-10-17", "Statement": trust("111111111111", Action=self.ACTIONS)})
+        aws.grant(permissions(action=list(self.ACTIONS)))
+        aws.grant(permissions(NEXT, action=list(self.ACTIONS)), role_arn=READER)
+        return assume(
+            SourceIdentity="alice",
+            Tags=[{"Key": "tenant", "Value": "blue"}, {"Key": "stage", "Value": "prod"}],
+            TransitiveTagKeys=["tenant"],
+        )
+
+    def chain(self, hub, **parameters):
+        return boto3.client("sts", **hub).assume_role(RoleArn=NEXT, RoleSessionName="next", **parameters)
+
+    def test_both_persist(self, aws, hub):
+        """The source identity and the transitive tag are those of the next session as well."""
+        condition = {"StringEquals": {"aws:SourceIdentity": "alice", "aws:PrincipalTag/tenant": "blue"}}
+        last = "arn:aws:iam::444444444444:role/Last"
+        aws.role(NEXT, trust={"Version": "2012-10-17", "Statement": trust(READER, Action=self.ACTIONS)})
+        statement = trust(NEXT, Action=self.ACTIONS, Condition=condition)
+        aws.role(last, trust={"Version": "2012-10-17", "Statement": statement})
+        aws.grant(permissions(last, action=list(self.ACTIONS)), role_arn=NEXT)
+
+        credentials = self.chain(hub)["Credentials"]
+        boto3.client(
+            "sts",
+            aws_access_key_id=credentials["AccessKeyId"],
+            aws_secret_access_key=credentials["SecretAccessKey"],
+            aws_session_token=credentials["SessionToken"],
+        ).assume_role(RoleArn=last, RoleSessionName="last")
+
+    def test_both_need_their_actions(self, aws, hub):
+        """Without the actions, a chained call is refused although it sends neither a tag nor a source identity."""
+        aws.role(NEXT, trust={"Version": "2012-10-17", "Statement": trust(READER)})
+
+        with pytest.raises(ClientError, match="not authorized to perform: sts:TagSession"):
+            self.chain(hub)
+
+    def test_a_source_identity_stays(self, aws, hub):
+        """A chained call can't change the source identity."""
+        aws.role(NEXT, trust={"Version": "2012-10-17", "Statement": trust(READER, Action=self.ACTIONS)})
+
+        with pytest.raises(ClientError, match="not authorized to perform: sts:SetSourceIdentity"):
+            self.chain(hub, SourceIdentity="bob")
+        self.chain(hub, SourceIdentity="alice")
 
 
 class TestRecord:
@@ -314,39 +552,53 @@ class TestFaults:
         assume()
 
     @pytest.mark.parametrize(
-        ("service", "operation", "code"),
+        ("service", "operation", "parameters", "code", "status"),
         [
-            ("s3", "list_buckets", "ExpiredToken"),
-            ("iam", "list_roles", "ExpiredToken"),
-            ("dynamodb", "list_tables", "ExpiredTokenException"),
+            ("s3", "list_buckets", {}, "ExpiredToken", 400),
+            ("s3", "head_bucket", {"Bucket": "orders"}, "400", 400),
+            ("s3", "head_object", {"Bucket": "orders", "Key": "one"}, "400", 400),
+            ("ec2", "describe_instances", {}, "RequestExpired", 400),
+            ("iam", "list_roles", {}, "ExpiredToken", 403),
+            ("dynamodb", "list_tables", {}, "ExpiredTokenException", 400),
         ],
     )
-    def test_expired_credentials(self, aws, service, operation, code):
-        """Expired credentials are refused by every service, in its own format."""
+    def test_expired_credentials(self, aws, service, operation, parameters, code, status):
+        """Each service rejects expired credentials in its own way; S3's answer to HEAD is the bare status."""
+        self.fill(aws)
         client = boto3.client(service, **assume())
-        getattr(client, operation)()
+        getattr(client, operation)(**parameters)
         aws.sts.expire_now()
 
         with pytest.raises(ClientError) as caught:
-            getattr(client, operation)()
-        assert caught.value.response["Error"]["Code"] == code
+            getattr(client, operation)(**parameters)
+        response = caught.value.response
+        assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (code, status)
+
+    def fill(self, aws):
+        s3 = aws.account("222222222222").client("s3")
+        s3.create_bucket(Bucket="orders")
+        s3.put_object(Bucket="orders", Key="one", Body=b"1")
 
     @pytest.mark.parametrize(
-        ("service", "operation", "code"),
+        ("service", "operation", "parameters", "code", "status"),
         [
-            ("s3", "list_buckets", "InvalidAccessKeyId"),
-            ("iam", "list_roles", "InvalidClientTokenId"),
-            ("dynamodb", "list_tables", "UnrecognizedClientException"),
+            ("s3", "list_buckets", {}, "InvalidAccessKeyId", 403),
+            ("s3", "head_bucket", {"Bucket": "orders"}, "403", 403),
+            ("ec2", "describe_instances", {}, "AuthFailure", 401),
+            ("iam", "list_roles", {}, "InvalidClientTokenId", 403),
+            ("dynamodb", "list_tables", {}, "UnrecognizedClientException", 400),
         ],
     )
-    def test_revoked_credentials(self, aws, service, operation, code):
-        """The credentials of a revoked role are unknown to every service, in its own format."""
+    def test_revoked_credentials(self, aws, service, operation, parameters, code, status):
+        """Each service rejects the credentials of a revoked role in its own way."""
+        self.fill(aws)
         client = boto3.client(service, **assume())
         aws.sts.revoke(READER)
 
         with pytest.raises(ClientError) as caught:
-            getattr(client, operation)()
-        assert caught.value.response["Error"]["Code"] == code
+            getattr(client, operation)(**parameters)
+        response = caught.value.response
+        assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (code, status)
 
     def test_revoking_spares_other_roles(self, aws):
         """Only the sessions of the role that is named are revoked."""
@@ -532,7 +784,10 @@ class TestPlaces:
 
     def test_one_at_a_time(self, aws):
         """Accounts do not nest: one AWS has as many as a test needs."""
-        with pytest.raises(ConfigurationError, match="one is active already"), CrossAccountAWS():
+        with (
+            pytest.raises(ConfigurationError, match="one is active already: add accounts and roles"),
+            CrossAccountAWS(),
+        ):
             pass
 
     def test_without_moto(self, monkeypatch):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from unittest.mock import patch
@@ -18,16 +20,25 @@ import boto3
 
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
-from xacct_lambda.policy import statements_of
-from xacct_lambda.testing._faults import STSFaults
-from xacct_lambda.testing._isolation import clear_errors, clock, isolated_cache
+from xacct_lambda.testing._faults import FaultState, STSFaults
+from xacct_lambda.testing._isolation import clear_errors, clock, isolated_cache, single
+from xacct_lambda.testing._policy_grammar import MalformedPolicyError, PolicyKind, check_policy
 
 if TYPE_CHECKING:
     from xacct_lambda.testing._iam_rules import Caller
-    from xacct_lambda.testing._sts_rules import AssumeRoleParameters
+    from xacct_lambda.testing._moto import Accounts
+    from xacct_lambda.testing._sts_rules import AssumeRoleParameters, Permissions
 
 _SESSION_DURATION: Final = range(3600, 43201)
-"""Seconds that IAM takes for a role's longest session."""
+"""Seconds that IAM accepts as the longest duration of a role's sessions."""
+_PARTITIONS: Final = {
+    "cn-": "aws-cn",
+    "eusc-": "aws-eusc",
+    "us-gov-": "aws-us-gov",
+    "us-iso-": "aws-iso",
+    "us-isob-": "aws-iso-b",
+}
+"""Partitions by the prefixes of their Regions, as moto has them; all others are in ``aws``."""
 
 _CLEARED_ENV_PREFIXES: Final = (
     "AWS_CREDENTIAL_EXPIRATION",
@@ -36,14 +47,14 @@ _CLEARED_ENV_PREFIXES: Final = (
     "AWS_PROFILE",
     "AWS_SECURITY_TOKEN",
 )
-"""How variables of a shell begin that would lead past moto, or to others than the function's credentials."""
+"""Prefixes of environment variables to remove: they would bypass moto or override the function's credentials."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssumeRoleCall:
-    """One AssumeRole call that STS answered; the value of an external ID is not kept."""
+    """One AssumeRole call that STS answered. The external ID itself isn't recorded."""
 
     role_arn: str
     role_session_name: str
@@ -57,37 +68,36 @@ class AssumeRoleCall:
     has_policy: bool = False
     """Whether a session policy was sent."""
     error_code: str | None = None
-    """STS's error code, None where the role was assumed."""
+    """STS's error code, None if the role was assumed."""
     reason: str | None = None
-    """Why STS refused, which AWS mostly keeps to itself."""
+    """Why STS refused, which AWS mostly keeps to itself: the statement, and the part of it that failed."""
 
 
 class CrossAccountAWS:
-    """An AWS of several accounts in this process, by moto, with the function in one; a context manager.
+    """An AWS of several accounts in this process, with the function in one of them; a context manager.
 
     Inside, the environment is that of a Lambda function: credentials of its execution role, its Region, its name. The
     library is isolated (:func:`isolated_cache`), as is boto3's default session. Entering takes about 10 ms once moto is
-    imported; importing it takes about a second.
+    imported. Importing moto takes about a second.
 
-    AssumeRole is refused as on AWS: for a role that does not exist, by its trust policy, by the caller's identity
-    policies, for too long a duration, for parameters that break a rule. The reason is logged as a warning and kept in
-    :attr:`refused`. :doc:`docs/testing.md <testing>` says what is evaluated and what is not. Credentials that this AWS
-    did not issue are refused by every service, strict or not; made-up ones, of clients made before, count as the
-    function's.
+    STS refuses AssumeRole as on AWS: if the role doesn't exist, or because of its trust policy, the caller's policies,
+    the duration, or a parameter that breaks a rule. The reason is logged as a warning and recorded in :attr:`refused`.
+    :doc:`docs/testing.md <testing>` lists what is evaluated and what isn't. Every service rejects credentials that this
+    AWS didn't issue, strict or not. Made-up credentials, of clients that were created before, count as the function's.
 
     Args:
         home_account: The function's account.
         execution_role: Name of the function's execution role, with its path if it has one.
         function_name: Name of the function, which is the session name of its credentials.
         region_name: The function's Region.
-        organization_id: The AWS organization that all accounts belong to, for ``aws:PrincipalOrgID``; by default each
-            is on its own. Within an organization AWS says which policy refused a call.
-        strict: Whether AssumeRole may be refused; without, it is moto's, which refuses nothing.
+        organization_id: The AWS organization of all accounts, for ``aws:PrincipalOrgID``. By default, each account is
+            on its own. Within an organization, AWS says which policy refused a call.
+        strict: Whether STS may refuse AssumeRole. Without it, AssumeRole is moto's, which refuses nothing.
 
     Raises:
-        ConfigurationError: An argument is not of its form; on entering, ``MOTO_ACCOUNT_ID`` is set, moto runs in
-            another process, or a ``CrossAccountAWS`` is active already.
-        ImportError: On entering: moto is not installed.
+        ConfigurationError: An argument is invalid. On entering: ``MOTO_ACCOUNT_ID`` is set, moto runs in another
+            process, or a ``CrossAccountAWS`` is active already.
+        ImportError: On entering: moto isn't installed.
     """
 
     home_account: str
@@ -99,12 +109,11 @@ class CrossAccountAWS:
     execution_role_arn: str
     """ARN of the function's execution role."""
     sts: STSFaults
-    """How STS goes wrong on demand."""
+    """Faults of STS on demand."""
     assumed: list[AssumeRoleCall]
     """The calls that STS granted, in order."""
     refused: list[AssumeRoleCall]
     """The calls that STS refused, in order, with the reason."""
-    _active: CrossAccountAWS | None = None
 
     def __init__(  # noqa: PLR0913 - all by keyword, all with a default
         self,
@@ -116,57 +125,74 @@ class CrossAccountAWS:
         organization_id: str | None = None,
         strict: bool = True,
     ) -> None:
-        self.home_account = _checked_account("home_account", home_account)
+        self.home_account = _account("home_account", home_account)
         self.function_name = function_name
         self.region_name = region_name
         if not isinstance(execution_role, str) or execution_role.startswith(("arn:", "role/", "/")):
             raise ConfigurationError("execution_role", f"{execution_role!r} is not a name, with its path if it has one")
-        self._execution_role = execution_role
+        self._partition = next((name for prefix, name in _PARTITIONS.items() if region_name.startswith(prefix)), "aws")
+        self.execution_role_arn = f"arn:{self._partition}:iam::{self.home_account}:role/{execution_role}"
+        role_arn_parts(self.execution_role_arn)
         self._organization_id = organization_id
         self._strict = strict
-
-    def __enter__(self) -> Self:
-        if CrossAccountAWS._active is not None:
-            raise ConfigurationError("CrossAccountAWS", "one is active already: add accounts and roles to that one")
-        if "MOTO_ACCOUNT_ID" in os.environ:
-            raise ConfigurationError("MOTO_ACCOUNT_ID", "set, so that moto would take every request for that account's")
-        try:
-            from xacct_lambda.testing import _moto  # noqa: PLC0415 - an extra, and a second
-        except ImportError as error:
-            raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
-        partition = _moto.partition(self.region_name)
-        self.execution_role_arn = f"arn:{partition}:iam::{self.home_account}:role/{self._execution_role}"
-        role_arn_parts(self.execution_role_arn)
-        self._accounts = _moto.Accounts(self.region_name, decide=self._decide)
-        self._sessions: dict[str, boto3.Session] = {}
-        self.sts = STSFaults(self._accounts)
+        self._faults = FaultState()
+        self.sts = STSFaults(self._faults)
         self.assumed = []
         self.refused = []
+        self._sessions: dict[str, boto3.Session] = {}
+        self._environment: dict[str, str] = {}
+        self._accounts: Accounts | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if "MOTO_ACCOUNT_ID" in os.environ:
+            raise ConfigurationError("MOTO_ACCOUNT_ID", "is set, so moto would answer every request as that account")
         with ExitStack() as stack:
-            stack.enter_context(self._accounts.running())
+            stack.enter_context(single("CrossAccountAWS", "add accounts and roles to the active one"))
+            try:
+                from xacct_lambda.testing import _moto  # noqa: PLC0415 - an extra, and a second
+            except ImportError as error:
+                raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
+            accounts = _moto.Accounts(
+                self.region_name, faults=self._faults, decide=self._decide, is_strict=self._strict
+            )
+            stack.enter_context(accounts.running())
             stack.enter_context(isolated_cache())
             stack.enter_context(patch.object(boto3, "DEFAULT_SESSION", None))
             stack.enter_context(patch.object(clock, "ahead", 0.0))
-            stack.enter_context(patch.object(CrossAccountAWS, "_active", self))
+            stack.callback(self._faults.reset)
+            self._accounts = accounts
+            self.sts.attach(accounts)
+            self._sessions.clear()
+            self.assumed.clear()
+            self.refused.clear()
             _moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
-            self._environment = self._accounts.issue_to_function(self.execution_role_arn, self.function_name) | {
-                "AWS_CONFIG_FILE": os.devnull,
-                "AWS_DEFAULT_REGION": self.region_name,
-                "AWS_EC2_METADATA_DISABLED": "true",
-                "AWS_LAMBDA_FUNCTION_NAME": self.function_name,
-                "AWS_REGION": self.region_name,
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            }
+            self._environment = self._function_environment(accounts)
             stack.enter_context(patch.dict(os.environ, self._environment))
             for name in [name for name in os.environ if name.startswith(_CLEARED_ENV_PREFIXES)]:
                 del os.environ[name]
-            self._exit = stack.pop_all().__exit__
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._exit(kind, error, traceback)
+        self._stack.__exit__(kind, error, traceback)
+
+    def _function_environment(self, accounts: Accounts) -> dict[str, str]:
+        return accounts.issue_to_function(self.execution_role_arn, self.function_name) | {
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_DEFAULT_REGION": self.region_name,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_LAMBDA_FUNCTION_NAME": self.function_name,
+            "AWS_REGION": self.region_name,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def _entered(self) -> Accounts:
+        if self._accounts is None:
+            raise ConfigurationError("CrossAccountAWS", "enter it first: `with CrossAccountAWS() as aws`")
+        return self._accounts
 
     @property
     def environment(self) -> dict[str, str]:
@@ -179,8 +205,9 @@ class CrossAccountAWS:
         Raises:
             ConfigurationError: Not the 12 digits of an account.
         """
-        if _checked_account("account_id", account_id) not in self._sessions:
-            credentials: Any = self._accounts.issue_to_administrator(account_id)
+        accounts = self._entered()
+        if _account("account_id", account_id) not in self._sessions:
+            credentials: Any = accounts.issue_to_administrator(account_id)
             self._sessions[account_id] = boto3.Session(**credentials, region_name=self.region_name)
         return self._sessions[account_id]
 
@@ -191,28 +218,27 @@ class CrossAccountAWS:
 
         Args:
             role_arn: ARN of the role.
-            trust: Its trust policy, a JSON text or the document itself; by default one that names the execution role.
-            max_session_duration: How long its sessions may live, in seconds.
+            trust: Its trust policy, as JSON text or as a document. By default, one that names the execution role. Like
+                IAM, this method rejects a policy that breaks IAM's grammar, and one that names a role or user that
+                doesn't exist.
+            max_session_duration: The longest duration of its sessions, in seconds.
 
         Returns:
             The ARN.
 
         Raises:
-            ConfigurationError: Not the ARN of a role, a policy that IAM does not take, or a duration outside 3600 to
-                43200.
+            ConfigurationError: Not the ARN of a role, a policy that IAM rejects, or a duration outside 3600 to 43200.
         """
         from xacct_lambda.testing import _moto  # noqa: PLC0415 - see __enter__
 
-        role_arn_parts(role_arn)
+        self._entered()
+        arn = role_arn_parts(role_arn)
         if max_session_duration not in _SESSION_DURATION:
             raise ConfigurationError("max_session_duration", f"{max_session_duration!r} is not within 3600 to 43200")
-        document = _trust("AWS", self.execution_role_arn) if trust is None else _document("trust", trust)
-        if not statements_of(document):
-            raise ConfigurationError("trust", "a trust policy has a statement")
-        for statement in statements_of(document):
-            if not statement.keys() & {"Principal", "NotPrincipal"} or "Resource" in statement:
-                raise ConfigurationError("trust", "each statement of a trust policy has a Principal and no Resource")
-        _moto.put_role(role_arn, json.dumps(document), max_session_duration)
+        exists = functools.partial(_moto.principal_exists, arn.partition) if self._strict else None
+        document = _trust("AWS", self.execution_role_arn) if trust is None else trust
+        text = _policy_text("trust", document, "trust", principal_exists=exists)
+        _moto.put_role(role_arn, text, max_session_duration)
         clear_errors()
         return role_arn
 
@@ -220,18 +246,30 @@ class CrossAccountAWS:
         """Give a role one more identity policy, an inline one.
 
         Args:
-            policy: A JSON text or the document itself.
-            role_arn: The role; by default the execution role.
+            policy: JSON text or a document.
+            role_arn: The role. By default, the execution role.
 
         Raises:
-            ConfigurationError: The role does not exist, or IAM does not take the policy.
+            ConfigurationError: The role doesn't exist, or IAM rejects the policy.
         """
         from xacct_lambda.testing import _moto  # noqa: PLC0415 - see __enter__
 
-        _moto.put_role_policy(role_arn or self.execution_role_arn, json.dumps(_document("policy", policy)))
+        self._entered()
+        text = _policy_text("policy", policy, "identity")
+        try:
+            _moto.put_role_policy(role_arn or self.execution_role_arn, text)
+        except MalformedPolicyError as error:
+            raise ConfigurationError("policy", f"IAM rejects it: {error}") from error
         clear_errors()
 
-    def _decide(self, parameters: AssumeRoleParameters, caller: Caller, permissions: list[str]) -> None:
+    def _decide(
+        self,
+        parameters: AssumeRoleParameters,
+        caller: Caller,
+        permissions: Permissions,
+        region_name: str,
+        time: datetime,
+    ) -> None:
         from xacct_lambda.testing import _moto, _sts_rules  # noqa: PLC0415 - see __enter__
 
         call = AssumeRoleCall(
@@ -239,7 +277,7 @@ class CrossAccountAWS:
             role_session_name=parameters.role_session_name,
             caller_arn=caller.arn,
             duration_seconds=parameters.duration_seconds,
-            tags=dict(parameters.tags),
+            tags=parameters.tags,
             transitive_tag_keys=parameters.transitive_tag_keys,
             source_identity=parameters.source_identity,
             has_external_id=parameters.external_id is not None,
@@ -252,7 +290,9 @@ class CrossAccountAWS:
                     caller=caller,
                     permissions=permissions,
                     role_of=_moto.role,
-                    organization_id=self._organization_id,
+                    surroundings=_sts_rules.Surroundings(
+                        organization_id=self._organization_id, region_name=region_name, time=time
+                    ),
                 )
         except _sts_rules.RefusedError as error:
             self.refused.append(dataclasses.replace(call, error_code=error.code, reason=error.reason))
@@ -261,7 +301,7 @@ class CrossAccountAWS:
         self.assumed.append(call)
 
 
-def _checked_account(argument: str, account_id: str) -> str:
+def _account(argument: str, account_id: str) -> str:
     if not isinstance(account_id, str) or not re.fullmatch("[0-9]{12}", account_id, re.ASCII):
         raise ConfigurationError(argument, f"{account_id!r} is not the 12 digits of an account, as a string")
     return account_id
@@ -272,11 +312,28 @@ def _trust(kind: str, principal: str) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
-def _document(argument: str, policy: str | Mapping[str, Any]) -> dict[str, Any]:
+def _policy_text(
+    argument: str,
+    policy: str | Mapping[str, Any],
+    kind: PolicyKind,
+    *,
+    principal_exists: Callable[[str], bool] | None = None,
+) -> str:
+    """Return a policy that IAM saves, as JSON text."""
     try:
-        document = json.loads(policy if isinstance(policy, str) else json.dumps(policy))
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(argument, f"not a JSON document: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigurationError(argument, 'a policy is a JSON object with a "Statement"')
+        text = policy if isinstance(policy, str) else json.dumps(policy)
+        document = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(argument, f"is not a JSON document: {error}") from error
+    try:
+        check_policy(document, kind=kind, principal_exists=principal_exists)
+    except MalformedPolicyError as error:
+        raise ConfigurationError(argument, f"IAM rejects it: {error}") from error
+    return text
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("the same key is twice in one object")
     return document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,22 +16,38 @@ if TYPE_CHECKING:
     from xacct_lambda.testing._moto import Accounts
 
 
-class STSFaults:
-    """How STS and the credentials it issues go wrong on demand: ``aws.sts``.
+@dataclass(slots=True)
+class FaultState:
+    """The faults that are on."""
 
-    What is done to credentials is done to all that AssumeRole issued so far; the function's own stay good.
+    is_unavailable: bool = False
+    throttled: int = 0
+    """How many more requests get ``Throttling``."""
+    ahead: timedelta = timedelta(0)
+    """How far STS's clock is ahead."""
+
+    def reset(self) -> None:
+        """Turn all faults off."""
+        self.is_unavailable, self.throttled, self.ahead = False, 0, timedelta(0)
+
+
+class STSFaults:
+    """Faults of STS and of the credentials that it issues, on demand: ``aws.sts``.
+
+    A fault of credentials applies to all credentials that AssumeRole issued so far. The function's own stay valid.
     """
 
-    def __init__(self, accounts: Accounts) -> None:
-        self._accounts = accounts
+    def __init__(self, state: FaultState) -> None:
+        self._state = state
+        self._accounts: Accounts | None = None
 
     def unavailable(self) -> AbstractContextManager[None]:
         """Have AssumeRole give no answer from now on, to the end of a ``with`` block or of the test.
 
         The caller sees botocore's ``EndpointConnectionError``; through moto's server, the status 503.
         """
-        self._accounts.unavailable = True
-        return _Outage(self._accounts)
+        self._state.is_unavailable = True
+        return _Outage(self._state)
 
     def throttle(self, times: int = 1) -> None:
         """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests.
@@ -43,22 +60,29 @@ class STSFaults:
         """
         if isinstance(times, bool) or not isinstance(times, int) or times < 0:
             raise ConfigurationError("times", f"{times!r} is not a number of requests")
-        self._accounts.throttled = times
+        self._state.throttled = times
 
     def expire_now(self) -> None:
-        """Have services answer ``ExpiredToken`` to the credentials issued so far, which look good to their holder."""
-        self._accounts.expire()
+        """Have services reject the credentials issued so far as expired, although they look valid.
 
-    def revoke(self, role_arn: str) -> None:
-        """Have services no longer know the role's credentials, as when it was deleted and created again.
-
-        (The console's "Revoke active sessions" is another thing, a policy with an explicit deny: no fault of STS.)
+        Each service rejects them in its own way: most with ``ExpiredToken`` or ``ExpiredTokenException``, EC2 with
+        ``RequestExpired``, S3 a HEAD request with the bare status 400.
 
         Raises:
-            ConfigurationError: Not the ARN of a role.
+            ConfigurationError: The ``CrossAccountAWS`` isn't entered.
+        """
+        self._entered().expire()
+
+    def revoke(self, role_arn: str) -> None:
+        """Have services no longer know the role's credentials, as if the role was deleted and created again.
+
+        (The console's "Revoke active sessions" adds a policy with an explicit deny instead.)
+
+        Raises:
+            ConfigurationError: Not the ARN of a role, or the ``CrossAccountAWS`` isn't entered.
         """
         role_arn_parts(role_arn)
-        self._accounts.revoke(role_arn)
+        self._entered().revoke(role_arn)
 
     def advance(self, seconds: float | timedelta) -> None:
         """Move the time of STS and of the library forward, as between events: no context runs out.
@@ -77,12 +101,21 @@ class STSFaults:
             raise ConfigurationError("seconds", f"{seconds!r}: time goes forward")
         track_cache(_sessions.default_cache)
         clock.ahead += step.total_seconds()
-        self._accounts.ahead += step
+        self._state.ahead += step
+
+    def attach(self, accounts: Accounts) -> None:
+        """Let the faults act on these accounts."""
+        self._accounts = accounts
+
+    def _entered(self) -> Accounts:
+        if self._accounts is None:
+            raise ConfigurationError("CrossAccountAWS", "enter it first: `with CrossAccountAWS() as aws`")
+        return self._accounts
 
 
 class _Outage(AbstractContextManager[None]):
-    def __init__(self, accounts: Accounts) -> None:
-        self._accounts = accounts
+    def __init__(self, state: FaultState) -> None:
+        self._state = state
 
     def __exit__(self, *_: object) -> None:
-        self._accounts.unavailable = False
+        self._state.is_unavailable = False

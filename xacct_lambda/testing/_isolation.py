@@ -6,7 +6,8 @@ import functools
 import inspect
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from xacct_lambda import _sessions, instrumentation
@@ -45,7 +46,7 @@ def _clear_caches() -> None:
     for pools in list(_connection_pools):
         pools.drop()
     for cache in list(_credential_caches):
-        # Those that nobody has used yet have nothing to forget, and wait for the garbage collector in numbers.
+        # An unused cache has nothing to clear. There are many of them, until the garbage collector runs.
         if cache.counts().misses:
             cache.clear()
 
@@ -53,6 +54,21 @@ def _clear_caches() -> None:
 def clear_errors() -> None:
     for cache in list(_credential_caches):
         cache.clear_errors()
+
+
+_active: Final[set[str]] = set()
+
+
+@contextmanager
+def single(name: str, instead: str) -> Iterator[None]:
+    """Refuse a second block of the same name inside a first one."""
+    if name in _active:
+        raise ConfigurationError(name, f"one is active already: {instead}")
+    _active.add(name)
+    try:
+        yield
+    finally:
+        _active.remove(name)
 
 
 class IsolatedCache:

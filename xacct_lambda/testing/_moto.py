@@ -1,4 +1,4 @@
-"""moto as several accounts: whose credentials a request bears, which roles there are, who answers for STS.
+"""moto as several accounts: whose credentials a request has, which roles exist, and who answers for STS.
 
 Nothing else in the library knows moto's insides. The hooks sit where moto reads a request, so that they hold for its
 decorator, its context manager and its server, and for clients made anywhere in the process.
@@ -6,11 +6,14 @@ decorator, its context manager and its server, and for clients made anywhere in 
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, Final
 from unittest.mock import patch
 from xml.sax.saxutils import escape
@@ -22,37 +25,53 @@ from moto.core.models import botocore_stubber
 from moto.core.responses import BaseResponse
 from moto.core.utils import utcnow
 from moto.iam.exceptions import MalformedPolicyDocument
+from moto.iam.models import IAMBackend, iam_backends
 from moto.iam.models import Role as MotoRole
-from moto.iam.models import iam_backends
 from moto.sts import models as sts_models
-from moto.sts.models import AssumedRole, sts_backends
+from moto.sts.models import AssumedRole, STSBackend, sts_backends
 from moto.sts.responses import TokenResponse
 from moto.utilities.utils import get_partition
 from werkzeug.exceptions import HTTPException
 
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
-from xacct_lambda.testing._iam_rules import Caller
-from xacct_lambda.testing._sts_rules import AssumeRoleParameters, RefusedError, Role
+from xacct_lambda.testing._faults import FaultState
+from xacct_lambda.testing._iam_rules import Caller, Policy
+from xacct_lambda.testing._policy_grammar import MalformedPolicyError, check_inline_policies, check_policy
+from xacct_lambda.testing._sts_rules import (
+    AssumeRoleParameters,
+    Permissions,
+    RefusedError,
+    Role,
+    SessionAttributes,
+    override_tags,
+    session_attributes,
+)
 
 _ISSUED_PREFIX: Final = "ASIA"
 _FUNCTION_KEY: Final = "ASIAXACCTFUNCTION000"
 _SIGNED_BY: Final = "X-Amz-Credential"
-_ANYTHING: Final = '{"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}'
+_ANYTHING: Final = Policy('{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}')
 _XML_SERVICES: Final = frozenset({"cloudfront", "route53", "s3", "s3control"})
 
 
-class Accounts:
-    """The accounts, the function's credentials among them, and the hooks that tell whose request it is."""
+Decide = Callable[[AssumeRoleParameters, Caller, Permissions, str, datetime], None]
+"""Passes what STS grants: parameters, caller, the caller's policies, the Region of the endpoint, and STS's time."""
 
-    def __init__(self, region_name: str, *, decide: Callable[[AssumeRoleParameters, Caller, list[str]], None]) -> None:
+
+class Accounts:
+    """The accounts, the function's credentials among them, and the hooks that find out whose request it is."""
+
+    def __init__(self, region_name: str, *, faults: FaultState, decide: Decide, is_strict: bool) -> None:
         self._region_name = region_name
+        self._faults = faults
         self._decide = decide
+        self._is_strict = is_strict
         self._administrators: set[str] = set()
-        self.unavailable: bool = False
-        self.throttled: int = 0
-        self.ahead: timedelta = timedelta(0)
-        """How far STS's clock is ahead."""
+        self._function_arn: str | None = None
+        self._attributes: dict[str, SessionAttributes] = {}
+        """Of sessions, by access key."""
+        self._new_session: ContextVar[SessionAttributes | None] = ContextVar("new session", default=None)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -62,17 +81,39 @@ class Accounts:
                 "TEST_SERVER_MODE", "moto runs in another process, out of reach: start a ThreadedMotoServer in this one"
             )
         reads_key, assumes_role = BaseResponse.get_access_key, TokenResponse.assume_role
-        sends = URLLib3Session.send
+        sends, issues = URLLib3Session.send, STSBackend.assume_role
+        creates_role, updates_trust = IAMBackend.create_role, IAMBackend.update_assume_role_policy
 
         def get_access_key(response: Any) -> str:
             return self._access_key(response, reads_key(response))
 
         def assume_role(response: Any) -> Any:
             try:
-                self._assume_role(response)
+                attributes = self._assume_role(response)
             except RefusedError as error:
                 raise _Answer(response, error) from error
-            return assumes_role(response)
+            token = self._new_session.set(attributes)
+            try:
+                return assumes_role(response)
+            finally:
+                self._new_session.reset(token)
+
+        def issue(backend: Any, *args: Any, **kwargs: Any) -> AssumedRole:
+            session = issues(backend, *args, **kwargs)
+            attributes = self._new_session.get()
+            if attributes is not None:
+                self._attributes[session.access_key_id] = attributes
+            return session
+
+        def create_role(
+            backend: Any, role_name: str, assume_role_policy_document: str, *args: Any, **kwargs: Any
+        ) -> MotoRole:
+            self._check_trust(backend.partition, assume_role_policy_document)
+            return creates_role(backend, role_name, assume_role_policy_document, *args, **kwargs)
+
+        def update_assume_role_policy(backend: Any, role_name: str, policy_document: str) -> None:
+            self._check_trust(backend.partition, policy_document)
+            updates_trust(backend, role_name, policy_document)
 
         def send(session: Any, request: Any) -> Any:
             # A client made before moto was imported has no hook of moto's: its requests would leave for AWS.
@@ -82,12 +123,25 @@ class Accounts:
             stack.enter_context(mock_aws())
             stack.enter_context(patch.object(BaseResponse, "get_access_key", get_access_key))
             stack.enter_context(patch.object(TokenResponse, "assume_role", assume_role))
+            stack.enter_context(patch.object(STSBackend, "assume_role", issue))
+            stack.enter_context(patch.object(IAMBackend, "create_role", create_role))
+            stack.enter_context(patch.object(IAMBackend, "update_assume_role_policy", update_assume_role_policy))
             stack.enter_context(patch.object(URLLib3Session, "send", send))
             stack.enter_context(patch.object(sts_models, "utcnow", self._now))
             yield
 
+    def _check_trust(self, partition: str, trust: str | Mapping[str, Any]) -> None:
+        """Refuse a trust policy that IAM refuses, whoever stores it."""
+        if not self._is_strict:
+            return
+        try:
+            document = json.loads(trust) if isinstance(trust, str) else trust
+            check_policy(document, kind="trust", principal_exists=functools.partial(principal_exists, partition))
+        except ValueError as error:
+            raise MalformedPolicyDocument(str(error)) from error
+
     def _now(self) -> datetime:
-        return utcnow() + self.ahead
+        return utcnow() + self._faults.ahead
 
     def _access_key(self, response: Any, access_key: str) -> str:
         """Return the access key that a request counts as signed with; refuse credentials that are not good."""
@@ -106,31 +160,54 @@ class Accounts:
         # Made-up keys, of a client made before this AWS came up: moto would answer as its default account.
         return _FUNCTION_KEY
 
-    def _assume_role(self, response: Any) -> None:
-        if self.unavailable:
+    def _assume_role(self, response: Any) -> SessionAttributes:
+        """Decide about a call, and return what the new session keeps of it."""
+        if self._faults.is_unavailable:
             raise _no_answer()
-        if self.throttled:
-            self.throttled -= 1
-            raise RefusedError("Throttling", "Rate exceeded", "as told by the test")
+        if self._faults.throttled:
+            self._faults.throttled -= 1
+            raise RefusedError("Throttling", "Rate exceeded", "the test asked for it")
         access_key = response.get_access_key()
         session = _session(access_key)
-        if session is not None:
-            caller = Caller(arn=session.arn, principal_arn=session.role_arn)
-            role = _role(session.role_arn)
-            permissions = _documents(role) if role else []
+        if session is None:
+            caller, permissions = _user(response, access_key)
         else:
-            backend = iam_backends[response.current_account][response.partition]
-            user: Any = backend.get_user_from_access_key_id(access_key)
-            caller = Caller(arn=user.arn, principal_arn=user.arn)
-            groups = backend.get_groups_for_user(user.name)
-            permissions = [text for entity in (user, *groups) for text in _documents(entity)]
+            caller, permissions = self._session_caller(session)
         if access_key in self._administrators:
-            permissions = [_ANYTHING]
-        self._decide(_parameters(response.querystring), caller, permissions)
+            permissions = Permissions(identity=(_ANYTHING,))
+        parameters = _parameters(response.querystring)
+        # moto's clock has no time zone and means UTC.
+        self._decide(parameters, caller, permissions, response.region, self._now().replace(tzinfo=UTC))
+        return session_attributes(parameters, caller)
+
+    def _session_caller(self, session: AssumedRole) -> tuple[Caller, Permissions]:
+        attributes = self._attributes.get(session.access_key_id, SessionAttributes())
+        role = _role(session.role_arn)
+        caller = Caller(
+            arn=session.arn,
+            principal_arn=session.role_arn,
+            tags=override_tags(_role_tags(role), attributes.tags) if role else attributes.tags,
+            transitive_tags=attributes.transitive_tags,
+            source_identity=attributes.source_identity,
+            function_arn=self._function_arn if session.access_key_id == _FUNCTION_KEY else None,
+        )
+        if role is None:
+            return caller, Permissions()
+        limits: dict[str, tuple[Policy, ...] | None] = {}
+        if role.permissions_boundary_arn:
+            limits["permissions boundary"] = _managed_policies(session.role_arn, [role.permissions_boundary_arn])
+        if attributes.policy is not None or attributes.policy_arns:
+            managed = _managed_policies(session.role_arn, attributes.policy_arns)
+            inline = () if attributes.policy is None else (Policy(attributes.policy),)
+            limits["session policy"] = None if managed is None else (*inline, *managed)
+        return caller, Permissions(identity=_policies(role), limits=limits)
 
     def issue_to_function(self, role_arn: str, function_name: str) -> dict[str, str]:
         """Return the function's credentials, as environment variables."""
         session = self._issue(role_arn, function_name)
+        self._function_arn = (
+            f"arn:{session.partition}:lambda:{self._region_name}:{session.account_id}:function:{function_name}"
+        )
         # The same in every test: what boto3 has read from the environment and kept is good in the next one.
         keys = iam_backends[session.account_id][session.partition].access_keys
         keys[_FUNCTION_KEY] = keys.pop(session.access_key_id)
@@ -163,12 +240,12 @@ class Accounts:
         )
 
     def expire(self) -> None:
-        """Let every session that was issued by AssumeRole so far be over."""
+        """End every session that AssumeRole issued so far."""
         for _, session in self._assumed():
             session.expiration = self._now()
 
     def revoke(self, role_arn: str) -> None:
-        """Forget the sessions of a role."""
+        """Remove the sessions of a role."""
         for sessions, session in self._assumed():
             if session.role_arn == role_arn:
                 sessions.remove(session)
@@ -178,11 +255,6 @@ class Accounts:
         own = {_FUNCTION_KEY, *self._administrators}
         for sessions in _sessions():
             yield from ((sessions, session) for session in list(sessions) if session.access_key_id not in own)
-
-
-def partition(region_name: str) -> str:
-    """Return the partition of a Region."""
-    return str(get_partition(region_name))
 
 
 def put_role(role_arn: str, trust: str, max_session_duration: int) -> None:
@@ -202,23 +274,47 @@ def put_role(role_arn: str, trust: str, max_session_duration: int) -> None:
 
 
 def put_role_policy(role_arn: str, policy: str) -> None:
-    """Give a role one more inline policy."""
+    """Give a role one more inline policy.
+
+    Raises:
+        MalformedPolicyError: IAM doesn't save it.
+    """
     role = _role(role_arn)
     if role is None:
         raise ConfigurationError("role_arn", f"{role_arn} does not exist: create it first")
+    check_inline_policies([json.loads(document) for document in (*role.policies.values(), policy)])
     try:
         _iam(role_arn).put_role_policy(role.name, f"policy-{len(role.policies) + 1}", policy)
     except MalformedPolicyDocument as error:
-        raise ConfigurationError("policy", f"IAM does not take it: {error.message}") from error
+        raise MalformedPolicyError(error.message) from error
 
 
 def role(role_arn: str) -> Role | None:
     """Return what decides about a role, None if there is no such role."""
-    found = _role(role_arn)
-    if found is None:
+    moto_role = _role(role_arn)
+    if moto_role is None:
         return None
-    longest = int(found.max_session_duration or 3600)
-    return Role(trust=found.assume_role_policy_document, max_session_duration=longest)
+    return Role(
+        trust=moto_role.assume_role_policy_document,
+        tags=_role_tags(moto_role),
+        max_session_duration=int(moto_role.max_session_duration or 3600),
+    )
+
+
+def principal_exists(partition: str, principal_arn: str) -> bool:
+    """Return whether a trust policy may name a principal: one that exists, in the role's partition."""
+    _, its_partition, _, _, account_id, resource = principal_arn.split(":", 5)
+    if its_partition != partition:
+        return False
+    kind, _, path = resource.partition("/")
+    if kind == "user":
+        return any(user.arn == principal_arn for user in _iam(principal_arn).users.values())
+    if kind == "role":
+        return _role(principal_arn) is not None
+    if kind == "assumed-role":
+        backend = iam_backends[account_id][partition]
+        return any(role.name == path.partition("/")[0] for role in backend.get_roles())
+    return True  # The account itself, or a federated user, whom IAM doesn't look up.
 
 
 def _iam(arn: str) -> Any:
@@ -230,15 +326,37 @@ def _role(role_arn: str) -> MotoRole | None:
     return next((role for role in _iam(role_arn).get_roles() if role.arn == role_arn), None)
 
 
-def _documents(entity: Any) -> list[str]:
-    """Return the identity policies of a role, a user or a group."""
-    managed = [
-        version.document
-        for policy in entity.managed_policies.values()
-        for version in policy.versions
-        if version.is_default
-    ]
-    return [*entity.policies.values(), *managed]
+def _role_tags(role: MotoRole) -> dict[str, str]:
+    # moto has had a list of tags since 5.1, and a dict of them before.
+    tags: Any = role.tags
+    return {tag["Key"]: tag["Value"] for tag in (tags.values() if isinstance(tags, dict) else tags)}
+
+
+def _policies(entity: Any) -> tuple[Policy, ...]:
+    """Return the identity policies of a role, a user, or a group."""
+    inline = [Policy(document) for document in entity.policies.values()]
+    return (*inline, *(_default_version(policy) for policy in entity.managed_policies.values()))
+
+
+def _default_version(policy: Any) -> Policy:
+    document = next(version.document for version in policy.versions if version.is_default)
+    return Policy(document, policy.arn)
+
+
+def _managed_policies(owner_arn: str, arns: Iterable[str]) -> tuple[Policy, ...] | None:
+    """Return managed policies, None if moto doesn't know one (AWS's own, unless it is told to load them)."""
+    policies = _iam(owner_arn).managed_policies
+    arns = list(arns)
+    return tuple(_default_version(policies[arn]) for arn in arns) if all(arn in policies for arn in arns) else None
+
+
+def _user(response: Any, access_key: str) -> tuple[Caller, Permissions]:
+    backend = iam_backends[response.current_account][response.partition]
+    user: Any = backend.get_user_from_access_key_id(access_key)
+    groups = backend.get_groups_for_user(user.name)
+    tags = {tag["Key"]: tag["Value"] for tag in backend.list_user_tags(user.name)}
+    caller = Caller(arn=user.arn, principal_arn=user.arn, tags=tags)
+    return caller, Permissions(identity=tuple(policy for entity in (user, *groups) for policy in _policies(entity)))
 
 
 def _values(backends: Any) -> list[Any]:
@@ -274,8 +392,10 @@ def _parameters(query: dict[str, list[str]]) -> AssumeRoleParameters:
         external_id=sent.get("ExternalId"),
         source_identity=sent.get("SourceIdentity"),
         policy=sent.get("Policy"),
-        tags={sent[f"{member}.Key"]: sent.get(f"{member}.Value", "") for member in members("Tags")},
+        policy_arns=tuple(sent[f"{member}.arn"] for member in members("PolicyArns")),
+        tag_pairs=tuple((sent[f"{member}.Key"], sent.get(f"{member}.Value", "")) for member in members("Tags")),
         transitive_tag_keys=tuple(sent[member] for member in members("TransitiveTagKeys")),
+        has_contexts=any(True for _ in members("ProvidedContexts")),
     )
 
 
@@ -288,22 +408,27 @@ def _no_answer() -> Exception:
 
 
 class _Answer(HTTPException):
-    """An error in the format of the service that was asked; moto passes it on as it is."""
+    """An error in the format of the service that was called. moto passes it on as it is."""
 
     def __init__(self, response: Any, error: RefusedError) -> None:
         fields = f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
-        content_type = "text/xml"
-        if response.service_name == "s3":
+        headers = [("Content-Type", "text/xml")]
+        if response.method == "HEAD":
+            # An answer to HEAD has no body, so S3 can't say more than the status.
+            body = ""
+        elif response.service_name == "ec2":
+            body = f"<Response><Errors>{fields}</Errors><RequestID>{uuid.uuid4()}</RequestID></Response>"
+        elif response.service_name == "s3":
             body = fields
         elif response.service_name in _XML_SERVICES or "Action" in response.querystring:
             body = f"<ErrorResponse>{fields}</ErrorResponse>"
         else:
             body = json.dumps({"__type": error.code, "message": error.message})
-            content_type = "application/json"
+            headers = [("Content-Type", "application/json"), ("X-Amzn-ErrorType", error.code)]
         super().__init__(body)
         self.code = error.status
         self._body = body
-        self._headers = [("Content-Type", content_type), ("X-Amzn-ErrorType", error.code)]
+        self._headers = headers
 
     def get_body(self, *_: Any) -> str:
         return self._body
@@ -313,9 +438,11 @@ class _Answer(HTTPException):
 
 
 def _expired(response: Any) -> RefusedError:
-    reason = "the session is over"
+    reason = "the session has expired"
     if response.service_name == "s3":
         return RefusedError("ExpiredToken", "The provided token has expired.", reason)
+    if response.service_name == "ec2":
+        return RefusedError("RequestExpired", "Request has expired.", reason)
     message = "The security token included in the request is expired"
     if "Action" in response.querystring:
         return RefusedError("ExpiredToken", message, reason, status=403)
@@ -323,10 +450,13 @@ def _expired(response: Any) -> RefusedError:
 
 
 def _unknown(response: Any) -> RefusedError:
-    reason = "not issued by this AWS: of an earlier test, revoked, or your own"
+    reason = "this AWS didn't issue these credentials: they are revoked, of an earlier test, or your own"
     if response.service_name == "s3":
         message = "The AWS Access Key Id you provided does not exist in our records."
         return RefusedError("InvalidAccessKeyId", message, reason, status=403)
+    if response.service_name == "ec2":
+        message = "AWS was not able to validate the provided access credentials"
+        return RefusedError("AuthFailure", message, reason, status=401)
     message = "The security token included in the request is invalid."
     if "Action" in response.querystring:
         return RefusedError("InvalidClientTokenId", message, reason, status=403)

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
-from xacct_lambda.testing._iam_rules import Call, Caller, Verdict, judge
+from xacct_lambda.testing._iam_rules import Call, Caller, Context, Policy, Verdict, judge
 
 _MAX_CHAINED_DURATION: Final = 3600
 _DEFAULT_SECONDS: Final = 3600
-_NOTHING_SAID: Final = Verdict()
+_NO_POLICY: Final = Verdict()
+
+# Which keys AWS offers for which action, besides the global ones:
+# https://docs.aws.amazon.com/service-authorization/latest/reference/list_awssecuritytokenservice.html
+_KEYS_OF_ACTIONS: Final = {
+    "sts:AssumeRole": (
+        "aws:tagkeys",
+        "sts:externalid",
+        "sts:rolesessionname",
+        "sts:sourceidentity",
+        "sts:transitivetagkeys",
+    ),
+    "sts:TagSession": ("aws:tagkeys", "sts:transitivetagkeys"),
+    "sts:SetSourceIdentity": ("sts:sourceidentity",),
+    "sts:SetContext": (),
+}
+_ABSENT_KEYS: Final = (
+    *("aws:calledvia", "aws:calledviafirst", "aws:calledvialast", "aws:federatedprovider"),
+    *("aws:multifactorauthage", "aws:multifactorauthpresent"),
+    *("aws:principalservicename", "aws:principalservicenameslist"),
+    *("aws:sourceaccount", "aws:sourcearn", "aws:sourceorgid"),
+    *("sts:awsservicename", "sts:durationseconds"),
+)
+"""Keys that a direct AssumeRole call without MFA doesn't have."""
 
 
 class RefusedError(Exception):
@@ -36,105 +61,256 @@ class AssumeRoleParameters:
     external_id: str | None = field(default=None, repr=False)
     source_identity: str | None = None
     policy: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    policy_arns: tuple[str, ...] = ()
+    tag_pairs: tuple[tuple[str, str], ...] = ()
     transitive_tag_keys: tuple[str, ...] = ()
+    has_contexts: bool = False
+    """Whether ``ProvidedContexts`` is sent."""
 
-    def context(self, caller: Caller, organization_id: str | None) -> dict[str, tuple[str, ...]]:
-        """Return the values of the condition keys that the call gives rise to."""
-        values: dict[str, tuple[str | None, ...]] = {
-            "aws:principalaccount": (caller.account_id,),
-            "aws:principalarn": (caller.principal_arn,),
-            "aws:principalorgid": (organization_id,),
-            "aws:principaltype": ("AssumedRole" if caller.is_role else "User",),
-            "aws:resourceaccount": (self.role_arn.split(":")[4],),
-            "aws:securetransport": ("true",),
-            "aws:tagkeys": tuple(self.tags),
-            "sts:externalid": (self.external_id,),
-            "sts:rolesessionname": (self.role_session_name,),
-            "sts:sourceidentity": (self.source_identity,),
-            "sts:transitivetagkeys": self.transitive_tag_keys,
-            **{f"aws:requesttag/{key.lower()}": (value,) for key, value in self.tags.items()},
-        }
-        present = {key: tuple(value for value in some if value is not None) for key, some in values.items()}
-        return {key: some for key, some in present.items() if some}
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(self.tag_pairs)
 
-    def actions(self) -> Iterator[str]:
-        """Yield what both policies must allow."""
+    def actions(self, caller: Caller) -> Iterator[str]:
+        """Yield the actions that both policies must allow."""
         yield "sts:AssumeRole"
-        if self.tags:
+        if self.tag_pairs or caller.transitive_tags:
             yield "sts:TagSession"
-        if self.source_identity is not None:
+        if self.source_identity is not None or caller.source_identity is not None:
             yield "sts:SetSourceIdentity"
+        if self.has_contexts:
+            yield "sts:SetContext"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What condition keys say about a call besides its parameters."""
+
+    organization_id: str | None = None
+    """The organization of all accounts, or None if each is on its own."""
+    region_name: str = "us-east-1"
+    """The Region of the STS endpoint."""
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """What decides about a role: its trust policy, as JSON text, and how long its sessions may live."""
+    """What decides about a role: its trust policy, as JSON text, its tags, and the longest duration of its sessions."""
 
     trust: str
+    tags: Mapping[str, str] = field(default_factory=dict)
     max_session_duration: int = _DEFAULT_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """The policies that decide what a caller may do."""
+
+    identity: tuple[Policy, ...] = ()
+    limits: Mapping[str, tuple[Policy, ...] | None] = field(default_factory=dict)
+    """Policies that only limit: kind (a permissions boundary, a session policy) to documents; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAttributes:
+    """What a session keeps of the calls that made it."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    transitive_tags: Mapping[str, str] = field(default_factory=dict)
+    source_identity: str | None = None
+    policy: str | None = None
+    policy_arns: tuple[str, ...] = ()
+
+
+def session_attributes(parameters: AssumeRoleParameters, caller: Caller) -> SessionAttributes:
+    """Return what the new session gets: the caller's transitive tags and source identity persist along a chain."""
+    tags = parameters.tags | dict(caller.transitive_tags)
+    transitive_keys = {key.lower() for key in parameters.transitive_tag_keys}
+    transitive = {key: value for key, value in tags.items() if key.lower() in transitive_keys}
+    return SessionAttributes(
+        tags=tags,
+        transitive_tags=transitive | dict(caller.transitive_tags),
+        source_identity=caller.source_identity or parameters.source_identity,
+        policy=parameters.policy,
+        policy_arns=parameters.policy_arns,
+    )
+
+
+def override_tags(tags: Mapping[str, str], overriding: Mapping[str, str]) -> dict[str, str]:
+    """Return tags in which a session's tag replaces a role's tag with the same key, in any case."""
+    replaced = {key.lower() for key in overriding}
+    return {key: value for key, value in tags.items() if key.lower() not in replaced} | dict(overriding)
+
+
+def contexts(
+    action: str, parameters: AssumeRoleParameters, caller: Caller, role: Role | None, surroundings: Surroundings
+) -> tuple[Context, ...]:
+    """Return the condition keys of one action, with their values.
+
+    If the caller's session hands on transitive tags, there are two possibilities: AWS doesn't document whether they
+    count as tags of the request.
+    """
+    organization = _some(surroundings.organization_id)
+    source_identity = caller.source_identity or parameters.source_identity
+    owner = parameters.role_arn.split(":")[4]
+    general: dict[str, tuple[str, ...]] = {
+        **dict.fromkeys(_ABSENT_KEYS, ()),
+        **dict.fromkeys((key for keys in _KEYS_OF_ACTIONS.values() for key in keys), ()),
+        "aws:currenttime": (surroundings.time.isoformat(),),
+        "aws:epochtime": (str(int(surroundings.time.timestamp())),),
+        "aws:principalaccount": (caller.account_id,),
+        "aws:principalarn": (caller.principal_arn,),
+        "aws:principalisawsservice": ("false",),
+        "aws:principalorgid": organization,
+        "aws:principaltype": ("AssumedRole" if caller.is_role else "User",),
+        "aws:requestedregion": (surroundings.region_name,),
+        "aws:resourceaccount": (owner,),
+        "aws:resourceorgid": organization,
+        "aws:securetransport": ("true",),
+        "aws:sourceidentity": _some(caller.source_identity),
+        "aws:username": _some(caller.user_name),
+        "aws:viaawsservice": ("false",),
+        "lambda:sourcefunctionarn": _some(caller.function_arn),
+        **_tag_keys("aws:principaltag", caller.tags),
+        **_tag_keys("aws:resourcetag", role.tags if role else {}),
+        **_tag_keys("iam:resourcetag", role.tags if role else {}),
+    }
+
+    def of_action(tags: Mapping[str, str], transitive_tag_keys: Iterable[str]) -> Context:
+        values = {
+            "aws:tagkeys": tuple(tags),
+            "sts:externalid": _some(parameters.external_id),
+            "sts:rolesessionname": (parameters.role_session_name,),
+            "sts:sourceidentity": _some(source_identity),
+            "sts:transitivetagkeys": tuple(transitive_tag_keys),
+        }
+        keys = _KEYS_OF_ACTIONS[action]
+        request_tags = _tag_keys("aws:requesttag", tags) if "aws:tagkeys" in keys else {}
+        return general | {key: values[key] for key in keys} | request_tags
+
+    sent = of_action(parameters.tags, parameters.transitive_tag_keys)
+    if not caller.transitive_tags:
+        return (sent,)
+    inherited = dict(caller.transitive_tags)
+    return sent, of_action(parameters.tags | inherited, {**dict.fromkeys(parameters.transitive_tag_keys), **inherited})
+
+
+def _some(value: str | None) -> tuple[str, ...]:
+    return () if value is None else (value,)
+
+
+def _tag_keys(prefix: str, tags: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    return {f"{prefix}/{key.lower()}": (value,) for key, value in tags.items()}
 
 
 def check(
     parameters: AssumeRoleParameters,
     *,
     caller: Caller,
-    permissions: list[str],
+    permissions: Permissions,
     role_of: Callable[[str], Role | None],
-    organization_id: str | None,
+    surroundings: Surroundings,
 ) -> None:
     """Pass what STS grants.
 
     Args:
-        parameters: What is asked.
-        caller: Who asks.
-        permissions: The caller's identity policies, as JSON texts.
-        role_of: Returns the role with an ARN, None where there is none.
-        organization_id: The organization that all accounts belong to, None where they belong to different ones. Only
-            within an organization, or an account, does AWS say which policy it was.
+        parameters: The call.
+        caller: Who calls.
+        permissions: The caller's policies.
+        role_of: Returns the role with an ARN, None if there is none.
+        surroundings: Organization, Region, and time. AWS says which policy refused a call only within an organization
+            or an account.
 
     Raises:
         RefusedError: In AWS's words.
     """
     _check_rules(parameters)
+    _check_chain(parameters, caller)
     role = role_of(parameters.role_arn)
-    context = parameters.context(caller, organization_id)
     owner = parameters.role_arn.split(":")[4]
-    tells_why = caller.account_id == owner or organization_id is not None
-    for action in parameters.actions():
-        call = Call(action=action, resource=parameters.role_arn, caller=caller, context=context)
-        identity = judge(permissions, call)
-        trust = _NOTHING_SAID if role is None else judge([role.trust], call)
-        # Within one account a trust policy that names the caller itself is enough.
-        named_at_home = trust.by_name and caller.account_id == owner
-        if trust.allowed and not identity.denied and (identity.allowed or named_at_home):
-            continue
-        why, reason = _why(call, identity, trust, role)
-        message = f"User: {caller.arn} is not authorized to perform: {action} on resource: {parameters.role_arn}"
-        raise RefusedError("AccessDenied", f"{message} {why}" if tells_why else message, reason, status=403)
+    tells_why = caller.account_id == owner or surroundings.organization_id is not None
+    for action in parameters.actions(caller):
+        call = Call(
+            action=action,
+            resource=parameters.role_arn,
+            caller=caller,
+            contexts=contexts(action, parameters, caller, role, surroundings),
+        )
+        refusal = _refusal(call, permissions, role)
+        if refusal is not None:
+            why, reason = refusal
+            message = _not_authorized(caller, action, parameters.role_arn)
+            raise RefusedError("AccessDenied", f"{message} {why}" if tells_why else message, reason, status=403)
     _check_duration(parameters, caller, role)
 
 
-def _why(call: Call, identity: Verdict, trust: Verdict, role: Role | None) -> tuple[str, str]:
-    """Return AWS's words for what refused a call, and what to look at."""
+def _not_authorized(caller: Caller, action: str, role_arn: str) -> str:
+    return f"User: {caller.arn} is not authorized to perform: {action} on resource: {role_arn}"
+
+
+def _check_chain(parameters: AssumeRoleParameters, caller: Caller) -> None:
+    """Refuse what contradicts the caller's own session."""
+    current, requested = caller.source_identity, parameters.source_identity
+    if current is not None and requested not in {None, current}:
+        raise RefusedError(
+            "AccessDenied",
+            _not_authorized(caller, "sts:SetSourceIdentity", parameters.role_arn),
+            f"the caller's session has the source identity {current!r}, which can't be changed to {requested!r}",
+            status=403,
+        )
+    inherited = {key.lower() for key in caller.transitive_tags}
+    conflicts = [key for key in parameters.tags if key.lower() in inherited]
+    if conflicts:
+        raise RefusedError(
+            "InvalidParameterValue",
+            "One of the specified transitive tag keys can't be set because it conflicts with a transitive tag key from "
+            "the calling session.",
+            f"the caller's session hands on the tag {conflicts[0]!r}, so the call must not send it",
+        )
+
+
+def _refusal(call: Call, permissions: Permissions, role: Role | None) -> tuple[str, str] | None:
+    """Return AWS's words for what refuses a call, and what to look at; None if nothing does."""
+    identity = judge(permissions.identity, call, kind="identity")
+    trust = _NO_POLICY if role is None else judge([Policy(role.trust)], call, kind="trust")
+    limits = {
+        kind: _unknown_policy(kind) if policies is None else judge(policies, call, kind="identity")
+        for kind, policies in permissions.limits.items()
+    }
     theirs = f"the trust policy of {call.resource}"
     ours = f"the identity policies of {call.caller.principal_arn}"
-    if identity.denied:
-        return "with an explicit deny in an identity-based policy", f"{ours} deny {call.action}{_open(identity)}"
-    if trust.denied:
-        return "with an explicit deny in a role trust policy", f"{theirs} denies {call.action}{_open(trust)}"
+    restricting = {f"the {kind} of {call.caller.principal_arn}": (kind, verdict) for kind, verdict in limits.items()}
+    explicit = (
+        ("an identity-based policy", ours, identity),
+        *((f"a {kind}", name, verdict) for name, (kind, verdict) in restricting.items()),
+        ("the role trust policy", theirs, trust),
+    )
+    for words, name, verdict in explicit:
+        if verdict.denied:
+            arn = f": {verdict.denied_by}" if verdict.denied_by else ""
+            return f"with an explicit deny in {words}{arn}", f"{name}: {'; '.join(verdict.denials)}"
+    # Within one account, a trust policy that names the caller itself is enough.
+    is_home = call.caller.account_id == call.resource.split(":")[4]
+    implicit = (
+        ("resource-based policy", theirs, trust.allowed, trust),
+        ("identity-based policy", ours, identity.allowed or (is_home and trust.by_name), identity),
+        *((kind, name, verdict.allowed, verdict) for name, (kind, verdict) in restricting.items()),
+    )
     if role is None:
         return f"because no resource-based policy allows the {call.action} action", f"{call.resource} does not exist"
-    if not trust.allowed:
-        reason = f"no statement of {theirs} allows {call.action} to {call.caller.principal_arn} on its conditions"
-        return f"because no resource-based policy allows the {call.action} action", reason + _open(trust)
-    reason = f"{ours} do not allow {call.action} on {call.resource}"
-    return f"because no identity-based policy allows the {call.action} action", reason + _open(identity)
+    for kind, name, is_allowed, verdict in implicit:
+        if not is_allowed:
+            verb = "don't" if name == ours else "doesn't"
+            problem = "; ".join(verdict.failures) or "no statement allows it"
+            return (
+                f"because no {kind} allows the {call.action} action",
+                f"{name} {verb} allow {call.action} on {call.resource}: {problem}",
+            )
+    return None
 
 
-def _open(verdict: Verdict) -> str:
-    conditions = ", ".join(verdict.unevaluated)
-    return f" (not evaluated, so held against the caller: {conditions})" if conditions else ""
+def _unknown_policy(kind: str) -> Verdict:
+    return Verdict(failures=(f"the {kind} isn't known here, so it isn't evaluated and counts against the caller",))
 
 
 def _check_duration(parameters: AssumeRoleParameters, caller: Caller, role: Role | None) -> None:
@@ -155,6 +331,8 @@ def _check_duration(parameters: AssumeRoleParameters, caller: Caller, role: Role
 
 _SESSION_NAME: Final = r"[\w+=,.@-]*"
 _EXTERNAL_ID: Final = r"[\w+=,.@:\/-]*"
+_TAG_PATTERN: Final = r"[\p{L}\p{Z}\p{N}_.:/=+\-@]"
+_POLICY_CHARACTERS: Final = range(2049)
 
 
 def _check_rules(parameters: AssumeRoleParameters) -> None:
@@ -164,23 +342,55 @@ def _check_rules(parameters: AssumeRoleParameters) -> None:
     if parameters.external_id is not None:
         _check_text("externalId", parameters.external_id, range(2, 1225), _EXTERNAL_ID)
     if parameters.source_identity is not None:
-        _check_text("sourceIdentity", parameters.source_identity, range(2, 65), _SESSION_NAME)
+        _check_text("sourceIdentity", parameters.source_identity, range(2, 257), _SESSION_NAME)
     if parameters.policy is not None:
         _check_text("policy", parameters.policy, range(1, 2049))
     seconds = parameters.duration_seconds
     _check_size("durationSeconds", seconds, "value", seconds, range(900, 43201))
-    _check_size("tags", list(parameters.tags), "length", len(parameters.tags), range(51))
-    for number, (key, value) in enumerate(parameters.tags.items(), start=1):
-        _check_text(f"tags.{number}.member.key", key, range(1, 129))
-        _check_text(f"tags.{number}.member.value", value, range(257))
+    _check_size("policyArns", list(parameters.policy_arns), "length", len(parameters.policy_arns), range(11))
+    _check_tags(parameters)
     if not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]+", parameters.role_arn):
         raise RefusedError("ValidationError", "Request ARN is invalid", "roleArn is not the ARN of a role")
+    if len(parameters.policy or "") + sum(map(len, parameters.policy_arns)) not in _POLICY_CHARACTERS:
+        raise RefusedError(
+            "PackedPolicyTooLarge",
+            "Packed policy consumes more than 100% of allotted space, please use smaller policy.",
+            "policy and policyArns together may have 2048 characters",
+        )
     try:
         json.loads(parameters.policy or "{}")
     except ValueError as error:
         raise RefusedError(
             "MalformedPolicyDocument", "This policy contains invalid Json", "the session policy is not JSON"
         ) from error
+
+
+def _check_tags(parameters: AssumeRoleParameters) -> None:
+    pairs = parameters.tag_pairs
+    _check_size("tags", [key for key, _ in pairs], "length", len(pairs), range(51))
+    for number, (key, value) in enumerate(pairs, start=1):
+        _check_text(f"tags.{number}.member.key", key, range(1, 129))
+        _check_text(f"tags.{number}.member.value", value, range(257))
+        for what, text in (("key", key), ("value", value)):
+            if not all(mark in "_.:/=+-@" or unicodedata.category(mark)[0] in "LNZ" for mark in text):
+                _break_rule(
+                    f"tags.{number}.member.{what}",
+                    text,
+                    f"Member must satisfy regular expression pattern: {_TAG_PATTERN}*",
+                )
+    keys = [key.lower() for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise RefusedError(
+            "InvalidParameterValue",
+            "Duplicate tag keys found. Please note that Tag keys are case insensitive.",
+            "two tags have the same key, in upper or lower case",
+        )
+    if not {key.lower() for key in parameters.transitive_tag_keys} <= set(keys):
+        raise RefusedError(
+            "InvalidParameterValue",
+            "The specified transitive tag key must be included in the requested tags.",
+            "a transitive tag key is not among the tags",
+        )
 
 
 def _check_text(name: str, value: str, length: range, pattern: str | None = None) -> None:

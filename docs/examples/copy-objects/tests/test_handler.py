@@ -115,7 +115,8 @@ def test_refuses_any_other_event_before_it_assumes_the_role(cross_account, lambd
 
 def test_fails_if_the_role_is_refused_so_that_lambda_tries_again(aws, source, lambda_context):
     source.put_object(Bucket=SOURCE_BUCKET, Key="order", Body=b"1")
-    aws.role(READER, trust=trust_policy("arn:aws:iam::111111111111:role/another-role"))
+    another = aws.role("arn:aws:iam::111111111111:role/another-role")
+    aws.role(READER, trust=trust_policy(another))
 
     with pytest.raises(AssumeRoleError):
         lambda_handler(created("order"), lambda_context)
