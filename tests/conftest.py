@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-messages",
         action="store_true",
-        help="write the library's messages into tests/messages.txt and docs/troubleshooting.md instead of comparing",
+        help="write the library's messages into tests/messages.txt and docs/messages.md instead of comparing",
     )
 
 

@@ -21,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from botocore.tokens import SSOTokenProvider
 from conftest import ROLE
 
-from xacct_lambda import assumed_session
+from xacct_lambda._request import assume_role_request
+from xacct_lambda._sts import load_caller_credentials
 from xacct_lambda.exceptions import AssumeRoleError, CallerCredentialsError, XacctLambdaError
 
 START_URL = "https://example.awsapps.com/start"
@@ -83,11 +84,11 @@ class Laptop:
         path.write_text(json.dumps({**token, "startUrl": START_URL, **more}))
 
     def error(self, source: boto3.Session | None = None) -> XacctLambdaError:
-        """Return what a request signed as the role raises."""
+        """Return what loading the credentials raises."""
         source = source or boto3.Session()
         source.events.register("before-send", self._answer)
         with pytest.raises(XacctLambdaError) as caught:
-            assumed_session(ROLE, source_session=source).get_credentials().get_frozen_credentials()
+            load_caller_credentials(source, assume_role_request(ROLE))
         shown = "".join(traceback.format_exception(caught.value))
         for secret in ("base-secret", "hunter2", "sso-access-token"):
             assert secret not in shown
@@ -419,7 +420,7 @@ CASES: list[tuple[str, Callable[[Laptop], None], str | None, str | None, list[st
         "dev",
         ["Check the credentials of base", "InvalidClientTokenId"],
     ),
-    ("mfa_code_wrong", mfa_code_wrong, "assume-role", "dev", ["The MFA code is wrong, or was used before"]),
+    ("mfa_code_wrong", mfa_code_wrong, "assume-role", "dev", ["Check mfa_serial, and enter the next code"]),
     (
         "source_profile_missing",
         source_profile_missing,

@@ -1,4 +1,4 @@
-"""What STS says, line by line, and what the library makes of it; docs/troubleshooting.md shows the same, rendered."""
+"""STS's answers, and what the library makes of them. docs/messages.md shows the same."""
 
 from __future__ import annotations
 
@@ -8,29 +8,16 @@ import re
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import (
-    ClientError,
-    ConnectionClosedError,
-    ConnectionError,  # noqa: A004 - the common ancestor of some
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    ProxyConnectionError,
-    SSLError,
-)
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
+from sts_texts import CALLER, DENIED, PARTIES, ROLE
 
 from xacct_lambda import _diagnosis, _errors
 from xacct_lambda._request import assume_role_request
 from xacct_lambda.exceptions import AssumeRoleError, CallerCredentialsError, STSUnavailableError
 
-TROUBLESHOOTING = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
+MESSAGES = Path(__file__).parents[1] / "docs" / "messages.md"
 
-CALLER = "arn:aws:sts::111111111111:assumed-role/orders-fn/orders-fn"
 CALLER_ROLE = "arn:aws:iam::111111111111:role/orders-fn"
-ROLE = "arn:aws:iam::222222222222:role/OrdersReader"
-DENIED = f"User: {CALLER} is not authorized to perform: sts:AssumeRole on resource: {ROLE}"
 TAGS_DENIED = DENIED.replace("AssumeRole ", "TagSession ")
 IDENTITY_DENIED = DENIED.replace("AssumeRole ", "SetSourceIdentity ")
 
@@ -56,7 +43,13 @@ ACCESS = [
             f"User: {CALLER} is not authorized to perform: sts:AssumeRole "
             "because no role trust policy allows the sts:AssumeRole action"
         ),
-        ["trust policy (account 222222222222) does not allow it", TRUST, "none was sent", "lambda.amazonaws.com"],
+        [
+            "trust policy (account 222222222222) does not allow it",
+            TRUST,
+            "the request has neither",
+            "lambda.amazonaws.com",
+            "The role might not exist",
+        ],
     ),
     (
         "no service control policy",
@@ -130,11 +123,11 @@ ACCESS = [
         "no reason",
         DENIED,
         [
-            f"{CALLER_ROLE} may not assume {ROLE}, and STS does not say why",
+            f"{CALLER_ROLE} may not assume {ROLE}, and STS doesn't say why",
             f"(1) the caller's policies (account 111111111111) have {PERMISSION}",
             f"(2) the role's trust policy (account 222222222222) has {TRUST}",
-            "(3) that statement's conditions are met",
-            "a role that does not exist is refused in the same words",
+            "(3) its conditions are met",
+            "(5) the role exists: STS answers the same for a wrong account, path, name, or case",
             COMMAND,
         ],
     ),
@@ -163,13 +156,13 @@ OTHER = [
         "root",
         "AccessDenied",
         "Roles may not be assumed by root accounts.",
-        [f"{ROLE} cannot be assumed with the keys of an account's root user"],
+        ["The caller uses the keys of an account's root user", ROLE],
     ),
     (
         "role chaining",
         "ValidationError",
         "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
-        ["for 7200 s by a caller that is an assumed role itself", "duration_seconds may be 3600 at most"],
+        ["A caller that is itself an assumed role", "for 7200 s", "Set duration_seconds to 3600 or less"],
     ),
     (
         "maximum session duration",
@@ -199,7 +192,7 @@ OTHER = [
         "ARN of a session",
         "ValidationError",
         "arn:aws:sts::222222222222:assumed-role/OrdersReader/session is invalid",
-        ["is a session of a role; the role is arn:aws:iam::222222222222:role/[PATH/]OrdersReader"],
+        ["is the ARN of a session. Pass the role's: arn:aws:iam::222222222222:role/[PATH/]OrdersReader"],
     ),
     (
         "ARN of a user",
@@ -221,13 +214,13 @@ OTHER = [
             "STS is not activated in this region for account:222222222222. Your account administrator can activate STS "
             "in this region using the IAM Console."
         ),
-        ["Account 222222222222 must activate STS in it"],
+        ["account 222222222222 has not activated STS in it"],
     ),
     (
         "packed policy",
         "PackedPolicyTooLarge",
         "Packed policy consumes 113% of allotted space, please use smaller policy.",
-        ["together take 113 % of the space", "managed policies in policy_arns", "fewer or shorter tags"],
+        ["it takes 113 % of the space", "the caller's session does, with its own tags"],
     ),
     (
         "malformed policy",
@@ -272,13 +265,13 @@ UNUSUAL = [
         "Region of an account unnamed",
         "RegionDisabledException",
         "STS is not activated in this region",
-        ["The account that STS names must activate STS in it"],
+        ["the account that STS names has not activated STS in it"],
     ),
     (
         "packed policy without figures",
         "PackedPolicyTooLarge",
         "Packed policy is too large",
-        ["together exceed the space"],
+        ["is too large. The request has none"],
     ),
     ("something new", "SomethingNew", "Says who?", [f"STS refused the request for {ROLE}"]),
     ("nothing said", "SomethingNew", "", [f"STS refused the request for {ROLE}", "STS said: (SomethingNew)"]),
@@ -347,7 +340,7 @@ def test_external_id_is_not_in_the_message(code, text, said):
 def test_external_id_that_was_sent():
     """Where an external ID was sent, it is said that another one may be demanded; the statement holds a placeholder."""
     message = _diagnosis.refusal("AccessDenied", DENIED, request(external_id="our-id"))
-    assert "it may demand another external ID (sts:ExternalId) than the one that was sent" in message
+    assert "it might require a different external ID (sts:ExternalId) than the one in the request" in message
     assert '"Condition": {"StringEquals": {"sts:ExternalId": "EXTERNAL_ID"}}' in message
     assert f"{COMMAND} --external-id EXTERNAL_ID." in message
     assert "our-id" not in message
@@ -364,7 +357,7 @@ def test_tags_that_were_sent():
 def test_tags_of_the_callers_session():
     """Where the request sends no tags, those that need the permission are the caller's transitive ones."""
     message = _diagnosis.refusal("AccessDenied", TAGS_DENIED, request())
-    assert "the caller's session hands on its transitive ones" in message
+    assert "the caller's session has transitive tags" in message
 
 
 def test_source_identity_that_was_sent():
@@ -377,14 +370,82 @@ def test_source_identity_that_was_sent():
 def test_source_identity_of_the_callers_session():
     """Where the request sends no source identity, it is the one that the caller's session keeps."""
     message = _diagnosis.refusal("AccessDenied", IDENTITY_DENIED, request())
-    assert "the caller's session keeps its own" in message
+    assert "the caller's session has one" in message
+
+
+def test_action_of_a_context():
+    """The statements that are missing have the action that STS names, and a command that can't print it is left out."""
+    text = DENIED.replace("sts:AssumeRole", "sts:SetContext")
+    message = _diagnosis.refusal("AccessDenied", text, request())
+    assert f"{CALLER_ROLE} may not pass a context (ProvidedContexts) to {ROLE}" in message
+    assert message.count('"Action": "sts:SetContext"') == 2
+    assert '"Action": "sts:AssumeRole"' not in message
+    assert "To print both policies" not in message
 
 
 def test_action_that_is_new():
     """An action that this library does not know is named as STS names it."""
-    text = DENIED.replace("sts:AssumeRole", "sts:SetContext")
-    assert f"{CALLER_ROLE} may not perform sts:SetContext on {ROLE}" in _diagnosis.refusal(
+    text = DENIED.replace("sts:AssumeRole", "sts:SomethingNew")
+    assert f"{CALLER_ROLE} may not perform sts:SomethingNew on {ROLE}" in _diagnosis.refusal(
         "AccessDenied", text, request()
+    )
+
+
+def test_deny_of_an_unnamed_policy():
+    """If STS doesn't say which policy denies, the message lists the policies that can, and no statement to add."""
+    message = _diagnosis.refusal("AccessDenied", f"{DENIED} with an explicit deny", request())
+    assert "a policy denies it explicitly, and STS doesn't say which" in message
+    assert "(account 111111111111)" in message
+    assert "(account 222222222222)" in message
+    assert '"Effect": "Allow"' not in message
+
+
+def test_deny_by_way_of_another_policy():
+    """If a policy denies by way of another, the message blames the owner of the other."""
+    text = f"{DENIED} with an explicit deny in a VPC endpoint policy transitively through a service control policy"
+    assert (
+        ": a service control policy of the organization of the caller (account 111111111111) denies it (by way of a "
+        "VPC endpoint policy)."
+    ) in _diagnosis.refusal("AccessDenied", text, request())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({}, "The request has none of the arguments that fill it, so the caller's session does"),
+        ({"tags": {"tenant": "blue"}}, ". Pass fewer or shorter tags."),
+        ({"policy": {"Statement": []}}, ". Name managed policies in policy_arns instead of a long policy."),
+        (
+            {"policy_arns": ["arn:aws:iam::aws:policy/ReadOnlyAccess"], "tags": {"tenant": "blue"}},
+            ". Name fewer policies in policy_arns, or pass fewer or shorter tags.",
+        ),
+    ],
+    ids=["nothing", "tags", "policy", "two"],
+)
+def test_arguments_that_fill_the_session_token(arguments, advice):
+    """The advice names the arguments that the request has; without any, it names the caller's session."""
+    text = "Packed size of session tags consumes 112% of allotted space."
+    assert advice in _diagnosis.refusal("PackedPolicyTooLarge", text, request(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("Packed policy consumes 113% of allotted space", "it takes 113 % of the space that STS has"),
+        ("Session token size 5,120 bytes exceeds 4,096 bytes", "it has 5120 bytes, and STS allows 4096"),
+        ("Session token size 5120 bytes, maximum allowed size 4096", "it has 5120 bytes, and STS allows 4096"),
+    ],
+)
+def test_size_of_the_session_token(text, size):
+    """The size is in the message, in percent as until September 2026 or in bytes as since then."""
+    assert f"is too large: {size}. " in _diagnosis.refusal("PackedPolicyTooLarge", text, request())
+
+
+def test_transitive_tags_of_the_callers_session():
+    """A tag that the caller's session has as a transitive one can't be passed again."""
+    text = "One of the specified transitive tag keys can't be set because it conflicts with a transitive tag key"
+    assert "Remove the key from tags and transitive_tag_keys" in _diagnosis.refusal(
+        "InvalidParameterValue", text, request(tags={"tenant": "blue"})
     )
 
 
@@ -396,7 +457,9 @@ def test_policy_that_is_new():
 
 def test_path_of_the_callers_role():
     """STS shows the session, without the path of its role, and the advice says so."""
-    assert "role/service-role/…, which STS does not show" in _diagnosis.refusal("AccessDenied", DENIED, request())
+    assert "role/service-role/NAME, because STS doesn't show it" in _diagnosis.refusal(
+        "AccessDenied", DENIED, request()
+    )
 
 
 def test_caller_that_is_a_user():
@@ -404,7 +467,7 @@ def test_caller_that_is_a_user():
     text = DENIED.replace(CALLER, "arn:aws:iam::111111111111:user/staff/alice")
     message = _diagnosis.refusal("AccessDenied", text, request())
     assert "--execution-role-arn arn:aws:iam::111111111111:user/staff/alice." in message
-    assert "STS does not show" not in message
+    assert "STS doesn't show" not in message
 
 
 def test_caller_with_a_colon_in_its_path():
@@ -427,9 +490,9 @@ def test_caller_that_no_policy_can_name():
 def test_caller_that_is_not_named(text):
     """Where STS does not say who called, the message says how to find out, and names no one."""
     message = _diagnosis.refusal("AccessDenied", text, request())
-    assert message.startswith(f"The caller, whom STS does not name, may not assume {ROLE}, and STS does not say why")
+    assert message.startswith(f"The caller, which STS doesn't name, may not assume {ROLE}, and STS doesn't say why")
     assert "the caller's policies have {" in message
-    assert "to the caller's role (to see which: python -m xacct_lambda check)" in message
+    assert "to the caller's role (to see which: python -m xacct_lambda check --role-arn" in message
     assert "--execution-role-arn EXECUTION_ROLE_ARN." in message
 
 
@@ -455,54 +518,29 @@ def test_caller_of_another_partition():
     text = DENIED.replace(CALLER, CALLER.replace("arn:aws:", "arn:aws-cn:"))
     message = _diagnosis.refusal("AccessDenied", text, request())
     assert (
-        ": the caller is in the partition aws-cn, the role in aws, and no policy reaches from one into the other. "
-        "Correct the role's ARN. A change"
+        ": the caller is in the partition aws-cn and the role in aws, and no policy can allow that. Correct the role's "
+        "ARN. Policy changes"
     ) in message
 
 
 @pytest.mark.parametrize(
     ("code", "text", "said"),
     [
-        ("Throttling", "Rate exceeded", "too many calls"),
-        ("ThrottlingException", "Rate exceeded (reached max retries: 4)", "too many calls"),
-        ("RequestThrottled", "", "too many calls"),
-        ("SlowDown", "Please reduce your request rate", "too many calls"),
-        ("TooManyRequestsException", "", "too many calls"),
-        ("RequestLimitExceeded", "", "too many calls"),
-        ("ServiceUnavailable", "Rate exceeded", "too many calls"),
-        ("InternalFailure", "", "a fault on its side"),
-        ("ServiceUnavailable", "Try again", "a fault on its side"),
+        ("Throttling", "Rate exceeded", "there are too many calls"),
+        ("ThrottlingException", "Rate exceeded (reached max retries: 4)", "there are too many calls"),
+        ("RequestThrottled", "", "there are too many calls"),
+        ("SlowDown", "Please reduce your request rate", "there are too many calls"),
+        ("TooManyRequestsException", "", "there are too many calls"),
+        ("RequestLimitExceeded", "", "there are too many calls"),
+        ("ServiceUnavailable", "Rate exceeded", "there are too many calls"),
+        ("InternalFailure", "", "it has an internal problem"),
+        ("ServiceUnavailable", "Try again", "it has an internal problem"),
     ],
 )
 def test_failures(code, text, said):
     """Throttling is told from a fault of STS, and the message says what lowers the rate."""
     message = _diagnosis.failure(code, text, request())
-    assert message.startswith(f"STS did not serve {ROLE}: {said}")
-
-
-REGIONAL = "https://sts.eu-west-1.amazonaws.com/"
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (ConnectTimeoutError(endpoint_url=REGIONAL), "(com.amazonaws.eu-west-1.sts)"),
-        (EndpointConnectionError(endpoint_url=REGIONAL), "a NAT gateway, or an interface endpoint for STS"),
-        (ConnectTimeoutError(endpoint_url="https://sts.cn-north-1.amazonaws.com.cn/"), "(com.amazonaws.REGION.sts)"),
-        (ConnectionClosedError(endpoint_url=REGIONAL), f'from endpoint URL: "{REGIONAL}". A function in a VPC needs'),
-        (SSLError(endpoint_url=REGIONAL, error="self-signed certificate"), "the certificates that AWS_CA_BUNDLE names"),
-        (ProxyConnectionError(proxy_url="http://proxy:3128"), "the proxy that HTTPS_PROXY names"),
-        (ResponseParserError("<html>"), "What answered"),
-    ],
-    ids=["time-out", "no route", "elsewhere", "closed", "TLS", "proxy", "not STS"],
-)
-def test_no_answer(error, said):
-    """A call without an answer says what a VPC needs, and says it only where the network is in question."""
-    raised, _ = _errors.translate_error(error, request())
-    assert isinstance(raised, STSUnavailableError)
-    assert said in str(raised)
-    is_of_network = isinstance(error, ConnectionError | HTTPClientError)
-    assert ("VPC" in str(raised)) == (is_of_network and not isinstance(error, SSLError | ProxyConnectionError))
+    assert message.startswith(f"STS did not serve the request for {ROLE}: {said}")
 
 
 def client_error(code, text, status=403):
@@ -541,49 +579,99 @@ def test_answer_of_5xx_is_no_refusal():
     """An answer of 5xx is a failure of STS, whatever its code."""
     raised, _ = _errors.translate_error(client_error("Strange", "", status=503), request())
     assert isinstance(raised, STSUnavailableError)
-    assert "a fault on its side" in str(raised)
+    assert "it has an internal problem" in str(raised)
 
 
-PAIR = "```text\n{}\n```\n\n```text\n{}\n```"
-"""A block with what botocore raises, and a block with what the library makes of it."""
+# What the message says before STS's own words, by the party that has to act.
+BLAMED = {
+    "The caller's account: its policies": r"(?:polic(?:y|ies)|boundary|credentials) of the caller \(account 1{12}\)",
+    "The caller's organization": r": a service control policy of the organization of the caller \(account 1{12}\)",
+    "The role's account: its trust policy, or the role's name": r": the role's trust policy \(account 2{12}\) d",
+    "The role's organization": r": a resource control policy of the role's organization \(account 2{12}\)",
+    "The owner of the VPC endpoint": r": the policy of the VPC endpoint through which the call reached STS d",
+    "Either side: check in order": r"STS doesn't say (?:why\. Check in this order: \(1\) the|which\.)",
+    "Both sides: tags, source identity, and contexts need their own action": r"Both sides must allow sts:(?:T|Set)",
+    "The call: use other credentials": r"keys of an account's root user.*Call STS as a role or as an IAM user",
+    "The call: its arguments": (
+        r"duration_seconds|STS rejected the (?:arguments|tags|context)|Pass the|session policy .* is not a valid"
+    ),
+    "The call or the caller's session: the size of the session token": r"token .* is too large.*the caller's session",
+    "The endpoint or the Region of the call": r"Set the Region of source_session",
+    "The account that is named: it must activate STS in the Region": r"has not activated STS in it",
+    "The caller's own credentials": r"^STS rejected the caller's own credentials",
+    "The number of calls": r"too many calls in the caller's account",
+    "Nobody: STS has a problem, which passes": r"it has an internal problem\. Try again later",
+}
+KINDS = {
+    "The caller's own credentials": CallerCredentialsError,
+    "The number of calls": STSUnavailableError,
+    "Nobody: STS has a problem, which passes": STSUnavailableError,
+}
+TEXTS = [pytest.param(party, text, id=text.text) for party, texts in PARTIES.items() for text in texts]
 
 
-def documented():
-    """Return the pairs of blocks of docs/troubleshooting.md."""
-    pairs = re.findall(PAIR.format("(.*)", "(.*)"), TROUBLESHOOTING.read_text(encoding="utf-8"))
-    return [pytest.param(*pair, id=re.sub(r"^(?:User: \S+|An error.*operation.*?): ", "", pair[0])) for pair in pairs]
+def message_of(text):
+    raised, _ = _errors.translate_error(client_error(text.code, text.text, text.status), request())
+    return f"{type(raised).__name__}: {raised}"
 
 
-def botocore_error(text):
-    """Return the error of botocore that has this text."""
-    if answer := re.fullmatch(r"An error occurred \((\w+)\) when calling the AssumeRole operation: (.*)", text):
-        return client_error(answer[1], answer[2])
-    errors = [ConnectTimeoutError(endpoint_url=REGIONAL), NoCredentialsError()]
-    return {str(error): error for error in errors}.get(text) or ResponseParserError(text)
+@pytest.mark.parametrize(("party", "text"), TEXTS)
+def test_party_that_is_blamed(party, text):
+    """Each message tells the party that has to act, and no other."""
+    raised, _ = _errors.translate_error(client_error(text.code, text.text, text.status), request())
+    advice = str(raised).partition("STS said")[0]
+    assert type(raised) is KINDS.get(party, AssumeRoleError) or isinstance(raised, KINDS.get(party, AssumeRoleError))
+    assert re.search(BLAMED[party], advice)
+    exclusive = {name: BLAMED[name] for name in list(BLAMED)[1:6] + list(BLAMED)[9:]}
+    others = [name for name, pattern in exclusive.items() if name != party and re.search(pattern, advice)]
+    assert others == []
 
 
-@pytest.mark.parametrize(("said", "message"), documented())
-def test_documented_messages(said, message, record_message):
-    """What docs/troubleshooting.md shows is what the library says, word for word."""
-    error = botocore_error(said)
-    assert str(error) == said
-    raised, _ = _errors.translate_error(error, request())
-    record_message(TROUBLESHOOTING, PAIR.format(said, message), PAIR.format(said, f"{type(raised).__name__}: {raised}"))
+def test_every_party_is_blamed():
+    """The table has at least 70 texts, each once, and a party for each."""
+    texts = [text for texts in PARTIES.values() for text in texts]
+    assert len(set(texts)) == len(texts) >= 70
+    assert BLAMED.keys() == PARTIES.keys()
 
 
-def test_every_text_is_documented():
-    """Every text of STS that is told apart here is in docs/troubleshooting.md."""
-    page = TROUBLESHOOTING.read_text(encoding="utf-8")
-    texts = [row[1] for row in ACCESS] + [row[2] for row in OTHER + CALLERS]
-    assert [text for text in texts if text not in page] == []
+def messages_page():
+    """Return docs/messages.md: each text of STS with what the library makes of it."""
+    introduction = """# Messages
+
+What STS answers to AssumeRole, and the library's message for it, by who has to change something. In all examples the
+function `orders-fn` in account 111111111111, whose execution role is `orders-fn`, assumes `OrdersReader` in account
+222222222222 for 7200 seconds. For what to do, see [troubleshooting](troubleshooting.md).
+
+| who has to act | texts |
+| --- | --- |
+"""
+    rows = [f"| [{party}](#{anchor(party)}) | {len(texts)} |\n" for party, texts in PARTIES.items()]
+    sections = [
+        f"\n## {party}\n"
+        + "".join(
+            f"\n```text\n{client_error(text.code, text.text)}\n```\n\n```text\n{message_of(text)}\n```\n"
+            for text in texts
+        )
+        for party, texts in PARTIES.items()
+    ]
+    return introduction + "".join(rows + sections)
+
+
+def anchor(heading):
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_page_of_messages(record_message):
+    """docs/messages.md shows what the library says, word for word."""
+    record_message(MESSAGES, MESSAGES.read_text(encoding="utf-8"), messages_page())
 
 
 @pytest.mark.parametrize(
     ("sent", "said"),
     [
-        ({}, "(sts:ExternalId), and none was sent, nor session tags (aws:RequestTag/…); "),
-        ({"tags": {"tenant": "blue"}}, "(sts:ExternalId), and none was sent; "),
-        ({"external_id": "our-id"}, "another external ID (sts:ExternalId) than the one that was sent; "),
+        ({}, "an external ID (sts:ExternalId) or session tags (aws:RequestTag/…), and the request has neither; "),
+        ({"tags": {"tenant": "blue"}}, "an external ID (sts:ExternalId), and the request has none; "),
+        ({"external_id": "our-id"}, "a different external ID (sts:ExternalId) than the one in the request; "),
     ],
     ids=["nothing", "tags", "external ID"],
 )

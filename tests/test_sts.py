@@ -143,16 +143,16 @@ def test_trouble_that_stays(server: ScriptedSTS, sts: STS, trouble: Any, code: s
 
 
 def test_an_answer_that_is_not_stss_is_not_quoted(server: ScriptedSTS, sts: STS) -> None:
-    """What answers in STS's place may have quoted secrets, so its text is withheld."""
+    """What answers in STS's place may have quoted secrets, so its text is not shown."""
     server.always = garble("<")
 
     with pytest.raises(STSUnavailableError) as caught:
         assume(sts)
 
-    assert caught.value.response["Error"]["Message"] == "the answer is not one of STS (its text is withheld)"
+    assert caught.value.response["Error"]["Message"] == "its text is not shown, because it may contain secrets"
     assert str(caught.value) == (
-        f"What answered for {ROLE} is not STS: the answer is not one of STS (its text is withheld). Look at what "
-        "stands in its place (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
+        f"The answer for {ROLE} is not one of STS: its text is not shown, because it may contain secrets. Check what "
+        "answers at its address (AWS_ENDPOINT_URL_STS, or a proxy)."
     )
 
 
@@ -168,14 +168,14 @@ def test_an_answer_that_is_not_stss_is_not_quoted(server: ScriptedSTS, sts: STS)
     ids=["page", "nothing", "half", "no date", "refusal"],
 )
 def test_xml_that_is_not_of_sts(server: ScriptedSTS, sts: STS, status: int, body: str) -> None:
-    """A proxy's page, or credentials with something missing, is no answer of STS, and its text is withheld."""
+    """A proxy's page, or credentials with something missing, is no answer of STS, and its text is not shown."""
     server.always = lambda _handler, _call: (status, body)
 
-    with pytest.raises(STSUnavailableError, match="its text is withheld") as caught:
+    with pytest.raises(STSUnavailableError, match="its text is not shown") as caught:
         assume(sts)
 
     assert caught.value.code == "ResponseParserError"
-    assert "its text is withheld" in str(caught.value.__cause__)
+    assert "its text is not shown" in str(caught.value.__cause__)
 
 
 def test_a_hooks_own_error_stays_its_own(server: ScriptedSTS, sts: STS) -> None:
@@ -292,7 +292,7 @@ def test_a_hung_sts_costs_less_than_three_seconds(server: ScriptedSTS) -> None:
     """An STS that takes the connection and never answers gives a clear error before Lambda's default time-out."""
     server.always = hang
 
-    with Stopwatch() as watch, pytest.raises(STSUnavailableError, match="VPC"):
+    with Stopwatch() as watch, pytest.raises(STSUnavailableError, match="The address of STS is set by"):
         assume(STS())
 
     assert watch.seconds < 2.9
@@ -318,7 +318,10 @@ def test_several_black_holes_cost_less_than_three_seconds(monkeypatch: pytest.Mo
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)] * 3
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
 
-        with Stopwatch() as watch, pytest.raises(STSUnavailableError, match=r"eu-west-1\.sts\).*port 443") as caught:
+        with (
+            Stopwatch() as watch,
+            pytest.raises(STSUnavailableError, match=r"none in 2\.5 s") as caught,
+        ):
             sign(assumed_session(ROLE))
 
     assert caught.value.code == "NoAnswerInTime"
@@ -340,7 +343,7 @@ def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> 
     """A refused connection is an STSUnavailableError that says what a function in a VPC needs."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
 
-    with pytest.raises(STSUnavailableError, match="interface endpoint") as caught:
+    with pytest.raises(STSUnavailableError, match="The address of STS is set by AWS_ENDPOINT_URL_STS") as caught:
         assume(sts)
 
     assert caught.value.code == "EndpointConnectionError"
@@ -582,7 +585,7 @@ def test_other_trouble_with_the_source_session() -> None:
     """What else keeps botocore from calling STS is told in its words, as the source session's."""
     error, cause = translate_error(NoRegionError(), REQUEST)
 
-    assert str(error) == f"source_session: cannot call STS for {ROLE}: You must specify a region."
+    assert str(error) == f"source_session: STS can't be called for {ROLE}: You must specify a region."
     assert isinstance(cause, NoRegionError)
 
 
@@ -596,11 +599,11 @@ def test_what_is_told_of_further_parameters() -> None:
     error, cause = translate_error(ParamValidationError(report=report), REQUEST)
 
     assert str(error) == (
-        "extra: botocore does not take these AssumeRole parameters: "
+        "extra: botocore rejects these AssumeRole parameters: "
         'Missing required parameter in ProvidedContexts[0]: "ProviderArn"; Invalid length for parameter Novelty; '
         'Unknown parameter in input: "Novelties", must be one of: RoleArn'
     )
-    assert str(cause) == "Parameter validation failed (the values are withheld)"
+    assert str(cause) == "Parameter validation failed (the values are not shown)"
 
 
 def test_values_of_further_parameters_are_not_repeated(server: ScriptedSTS, sts: STS) -> None:

@@ -41,6 +41,8 @@ _PROVIDER_CLASSES: Final = {
     "SharedCredentialProvider": "shared-credentials-file",
 }
 # The setting that makes a profile use a provider.
+_MFA: Final = "MultiFactorAuthentication failed"
+_MFA_ADVICE: Final = "Check mfa_serial, and enter the next code: each code is valid once"
 _SETTINGS: Final = {
     "assume-role": "role_arn",
     "assume-role-with-web-identity": "web_identity_token_file",
@@ -201,7 +203,9 @@ def not_loaded(error: Exception, text: str, caller: Caller, role_arn: str) -> st
 def is_rejection(code: str, text: str) -> bool:
     """Tell whether an answer of STS rejects the caller's own credentials."""
     # The secret key is right if only the Region or the service of the signature is wrong.
-    return code in _FAULTS and "Credential should be scoped to" not in text
+    is_fault = code in _FAULTS and "Credential should be scoped to" not in text
+    # This library sends no MFA codes, so a rejected one is from the login of the caller.
+    return is_fault or _MFA in text
 
 
 def rejected(code: str, text: str, caller: Caller, role_arn: str) -> str:
@@ -291,8 +295,8 @@ def _refused_operation(error: ClientError, caller: Caller) -> _Problem:
     problem = f"they come from {role_arn}, and STS refused {operation} for that role"
     if operation == "AssumeRoleWithWebIdentity":
         return _Problem(problem, _web_identity_advice(code, role_arn))
-    if "MultiFactorAuthentication" in text:
-        return _Problem(problem, "The MFA code is wrong, or was used before: enter the next one")
+    if _MFA in text:
+        return _Problem(problem, _MFA_ADVICE)
     source = caller.settings.get("source_profile") or caller.settings.get("credential_source")
     if code in {"AccessDenied", "AccessDeniedException"}:
         return _Problem(
@@ -392,6 +396,8 @@ def _rejection_problem(code: str, text: str, caller: Caller) -> _Problem:
                 "they are long-term keys (the access key starts with AKIA) with a session token that isn't theirs",
                 f"Remove {_token_setting(caller)}",
             )
+    if _MFA in text:
+        return _Problem("the MFA code of the caller's login was not accepted", _MFA_ADVICE)
     if "Signature expired" in text or "not yet current" in text:
         return _Problem("the clock of this machine is wrong", "Set the clock")
     return _Problem(f"they {_FAULTS[code]}", _renewal_advice(caller))

@@ -24,7 +24,7 @@ import boto3
 from botocore.config import Config
 from cachetools import TLRUCache
 
-from xacct_lambda._errors import copy_for_raising, deadline_error, is_non_recoverable, unavailable
+from xacct_lambda._errors import copy_for_raising, deadline_error, is_non_recoverable, no_answer_in_time, unavailable
 from xacct_lambda._invocation import remaining_seconds, start_thread
 from xacct_lambda._redaction import loggable
 from xacct_lambda._request import AssumeRoleRequest
@@ -398,11 +398,7 @@ class CredentialCache:
 
 
 def _timeout_error(key: CredentialKey, seconds: float) -> STSUnavailableError:
-    from xacct_lambda import _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
-
-    code, text = "NoAnswerInTime", f"none in {seconds:.3g} s"
-    message = _diagnosis.no_answer(code, text, key.request, region_name=key.source.region_name)
-    return unavailable(key.request.role_arn, code, text, message)
+    return no_answer_in_time(key.request, key.source, seconds)
 
 
 def _waits_for_itself(key: CredentialKey) -> STSUnavailableError:

@@ -1,7 +1,8 @@
-"""What an answer of STS means: which side refused, in which account to change what. Pure: text in, text out.
+"""What a refusal by STS means: which side refused, and what to change in which account. Pure: text in, text out.
 
-STS's texts are those of https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html. A reason that
-STS gives is passed on; where it gives none, the causes are listed in the order to look at them, and none is claimed.
+For STS's texts, see https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html. If STS gives a
+reason, the message says what that reason means. If STS gives none, the message lists the possible causes in the order
+to check them, and claims none.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from xacct_lambda import policy
-from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda._request import AssumeRoleRequest, role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 
 _NOT_AUTHORIZED: Final = re.compile(
@@ -21,6 +22,7 @@ _NOT_AUTHORIZED: Final = re.compile(
 )
 _REASON: Final = re.compile(
     r"(?P<how>because no|with an explicit deny in (?:an?|the)) (?P<kind>[\w -]*?(?:policy|boundary))\b"
+    r"(?: transitively through (?:an?|the) (?P<through>[\w -]*?(?:policy|boundary))\b)?"
     r"(?:: (?P<arn>arn:\S*[\w/-]))?",
     re.ASCII | re.IGNORECASE,
 )
@@ -29,19 +31,22 @@ _ANY_ARN: Final = re.compile(r"arn:aws[a-z-]*:[\w-]*:[\w-]*:[0-9]*:[\w+=,.@:/-]+
 _CONSTRAINT: Final = re.compile(
     r"(?:Value '.*?' )?at '(?P<member>\w+)[\w.]*' failed to satisfy constraint: (?P<rule>[^;]*)", re.DOTALL
 )
-_STS_HOST: Final = re.compile(r"//sts\.(?P<region>[a-z0-9-]+)\.amazonaws\.com/")
 
 _VERBS: Final = {
     "sts:AssumeRole": "assume",
     "sts:TagSession": "pass session tags to",
     "sts:SetSourceIdentity": "set a source identity on",
+    "sts:SetContext": "pass a context (ProvidedContexts) to",
 }
 _TRUST: Final = frozenset({"resource-based policy", "role trust policy"})
 _COMMAND_PREFIX: Final = "python -m xacct_lambda"
-_PATH: Final = " (with the path of the caller's role, as in role/service-role/…, which STS does not show)"
-_EVENTUAL_CONSISTENCY: Final = "A change of policy may take a minute to be felt."
+_PATH: Final = " (add the path of the caller's role, as in role/service-role/NAME, because STS doesn't show it)"
+_EVENTUAL_CONSISTENCY: Final = "Policy changes can take a minute to take effect."
+_MISSING_ROLE: Final = "The role might not exist: check its ARN, with the path and the case of the name"
 _EXTERNAL_ID: Final = "EXTERNAL_ID"
-"""Stands in messages for the external ID, which they do not hold."""
+"""The placeholder for the external ID, which no message contains."""
+_MAX_TOKEN_BYTES: Final = 4096
+"""STS's limit for the session token since 2026-09-15."""
 
 
 def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
@@ -50,46 +55,22 @@ def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
     Args:
         code: The answer's error code.
         text: The answer's text, without secrets.
-        request: What was asked for.
+        request: The refused request.
     """
     advice = _BY_CODE.get(code, _diagnose_by_message)(text, request)
     return f"{advice} {_quoted(code, text)}"
 
 
 def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
-    """Return the message for an answer by which STS says that it did not get to the request: throttling, a fault."""
+    """Return the message for an answer by which STS says that it can't serve the request now."""
     if re.search("(?i)thrott|slowdown|toomany|limitexceeded", code) or "Rate exceeded" in text:
         advice = (
-            "too many calls. Those of all execution environments add up: assume fewer roles at once, and less often (a "
-            "longer duration_seconds, sessions that are kept, no prefetch)"
+            "there are too many calls in the caller's account, counting all execution environments. Assume fewer roles "
+            "at once, use a longer duration_seconds, reuse sessions, or turn prefetch off"
         )
     else:
-        advice = "a fault on its side, which passes as a rule"
-    return f"STS did not serve {request.role_arn}: {advice}. {_quoted(code, text)}"
-
-
-def no_answer(code: str, text: str, request: AssumeRoleRequest, *, region_name: str | None = None) -> str:
-    """Return the message for a call that STS did not answer; ``code`` is the name of botocore's exception.
-
-    The Region is looked for in the text where it is not given.
-    """
-    if code == "ResponseParserError":
-        return (
-            f"What answered for {request.role_arn} is not STS: {text}. Look at what stands in its place (endpoint_url, "
-            "AWS_ENDPOINT_URL, a proxy)"
-        )
-    if code in {"SSLError", "ProxyConnectionError"}:
-        return (
-            f"No answer from STS for {request.role_arn}: {text}. Look at what is between: the proxy "
-            "that HTTPS_PROXY names, or the certificates that AWS_CA_BUNDLE names"
-        )
-    host = _STS_HOST.search(text)
-    region = region_name or (host["region"] if host else "REGION")
-    return (
-        f"No answer from STS for {request.role_arn}: {text.removesuffix('.')}. A function in a VPC needs a route: "
-        f"a NAT gateway, or an interface endpoint for STS (com.amazonaws.{region}.sts) "
-        "with private DNS; its security group must let it out on port 443, and the endpoint's must let it in"
-    )
+        advice = "it has an internal problem. Try again later"
+    return f"STS did not serve the request for {request.role_arn}: {advice}. {_quoted(code, text)}"
 
 
 def _quoted(code: str, text: str) -> str:
@@ -100,17 +81,17 @@ def _quoted(code: str, text: str) -> str:
 
 
 class _Caller(NamedTuple):
-    """Who called, as policies name them."""
+    """The principal that called STS, as policies name it."""
 
     arn: str
     partition: str
     account_id: str
     is_session: bool
-    """Whether the name was read off a session, whose ARN leaves out the role's path."""
+    """Whether STS showed the ARN of a session, which leaves out the role's path."""
 
 
 def _caller(arn: str) -> _Caller | None:
-    """Return who called, where it is someone whom a policy can name."""
+    """Return the principal that called STS; None if no policy can name it."""
     session = _SESSION_ARN.fullmatch(arn)
     principal_arn = f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}" if session else arn
     try:
@@ -122,31 +103,31 @@ def _caller(arn: str) -> _Caller | None:
 
 
 class _AccessDenied:
-    """One refusal of access: who may not do what to which role, and the statements that would allow it."""
+    """One denied action: the caller, the action, the role, and the statements that would allow it."""
 
     def __init__(self, text: str, request: AssumeRoleRequest) -> None:
         denied = _NOT_AUTHORIZED.search(text)
         self.request = request
         self.action = denied["action"] if denied else "sts:AssumeRole"
-        named = denied and denied["caller"]
-        self.caller = _caller(named) if named else None
-        self._who = self.caller.arn if self.caller else named or "The caller, whom STS does not name,"
+        caller_arn = denied and denied["caller"]
+        self.caller = _caller(caller_arn) if caller_arn else None
+        self._subject = self.caller.arn if self.caller else caller_arn or "The caller, which STS doesn't name,"
         tag_keys = [key for key, _ in request.tags]
         self._source_identity = "*" if request.source_identity else None
-        self._inherited = ""
-        # Tags and a source identity that are not the request's are handed on by the caller's own session.
+        self._origin = ""
+        # If the request has no tags or no source identity, the caller's own session passes them on.
         if self.action == "sts:TagSession" and not tag_keys:
             tag_keys = ["*"]
-            self._inherited = " (not of the request, which has none: the caller's session hands on its transitive ones)"
+            self._origin = " (the request has none, but the caller's session has transitive tags)"
         if self.action == "sts:SetSourceIdentity" and not self._source_identity:
             self._source_identity = "*"
-            self._inherited = " (not of the request, which has none: the caller's session keeps its own)"
+            self._origin = " (the request has none, but the caller's session has one)"
         self._tags = dict.fromkeys(tag_keys, "*")
 
     def message(self, advice: str) -> str:
         """Return the message: who may not do what, and the advice."""
         verb = _VERBS.get(self.action, f"perform {self.action} on")
-        return f"{self._who} may not {verb} {self.request.role_arn}{self._inherited}{advice} {_EVENTUAL_CONSISTENCY}"
+        return f"{self._subject} may not {verb} {self.request.role_arn}{self._origin}{advice} {_EVENTUAL_CONSISTENCY}"
 
     @property
     def permission(self) -> str:
@@ -157,9 +138,12 @@ class _AccessDenied:
 
     @property
     def trust(self) -> str:
-        """The statement for the role's trust policy; in words where the caller is not known."""
+        """The statement for the role's trust policy; in words if the caller is unknown."""
         if self.caller is None:
-            return f"a statement that allows {self.action} to the caller's role (to see which: {_COMMAND_PREFIX} check)"
+            return (
+                f"a statement that allows {self.action} to the caller's role (to see which: {_COMMAND_PREFIX} check "
+                f"--role-arn {self.request.role_arn})"
+            )
         statement = self._statement(
             policy.trust_policy(
                 self.caller.arn,
@@ -168,17 +152,20 @@ class _AccessDenied:
                 tags=self._tags,
             )
         )
-        # The console makes execution roles with the path service-role/, and without it the principal is another one.
+        # The console creates execution roles with the path service-role/. Without it, the principal is a different one.
         return f"{statement}{_PATH if self.caller.is_session else ''}"
 
     def _statement(self, document: dict[str, Any]) -> str:
         statements = policy.statements_of(document)
-        of_action = [statement for statement in statements if statement["Action"] == self.action]
-        return json.dumps((of_action or statements)[0])
+        matching = [statement for statement in statements if statement["Action"] == self.action]
+        # The generated policies don't have every action that STS may check.
+        return json.dumps(matching[0] if matching else statements[0] | {"Action": self.action})
 
     @property
     def command(self) -> str:
         """How to print both policies."""
+        if self.action not in {"sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"}:
+            return ""
         arguments = ["--role-arn", self.request.role_arn]
         arguments += ["--execution-role-arn", self.caller.arn if self.caller else "EXECUTION_ROLE_ARN"]
         arguments += ["--external-id", _EXTERNAL_ID] if self.request.external_id else []
@@ -189,53 +176,68 @@ class _AccessDenied:
 
     @property
     def conditions(self) -> str:
-        """What the request says about the commonest conditions of trust policies."""
+        """What the request has of the most common conditions of trust policies."""
         if self.request.external_id:
-            return "it may demand another external ID (sts:ExternalId) than the one that was sent"
-        tags = "" if self.request.tags else ", nor session tags (aws:RequestTag/…)"
-        return f"it may demand an external ID (sts:ExternalId), and none was sent{tags}"
+            return "it might require a different external ID (sts:ExternalId) than the one in the request"
+        tags = "" if self.request.tags else " or session tags (aws:RequestTag/…)"
+        verb = "has none" if tags == "" else "has neither"
+        return f"it might require an external ID (sts:ExternalId){tags}, and the request {verb}"
 
 
 def _access_denied(text: str, request: AssumeRoleRequest) -> str:
     if "root account" in text:
         return (
-            f"{request.role_arn} cannot be assumed with the keys of an account's root user, nor can any other role. "
-            "Call STS as a role or as an IAM user."
+            f"The caller uses the keys of an account's root user, which can't assume {request.role_arn} or any other "
+            "role. Call STS as a role or as an IAM user."
         )
     denial = _AccessDenied(text, request)
-    partition = request.role_arn.split(":")[1]
+    partition = role_arn_parts(request.role_arn).partition
     if denial.caller and denial.caller.partition != partition:
         return denial.message(
-            f": the caller is in the partition {denial.caller.partition}, the role in {partition}, and no policy "
-            "reaches from one into the other. Correct the role's ARN."
+            f": the caller is in the partition {denial.caller.partition} and the role in {partition}, and no policy "
+            "can allow that. Correct the role's ARN."
         )
     reason = _REASON.search(text)
-    return _with_reason(denial, reason) if reason else _without_reason(denial)
+    if reason:
+        return _with_reason(denial, reason)
+    return _denied_by_unknown_policy(denial) if "explicit deny" in text else _without_reason(denial)
 
 
 def _with_reason(denial: _AccessDenied, reason: re.Match[str]) -> str:
-    kind = reason["kind"].lower()
+    kind = (reason["through"] or reason["kind"]).lower()
     if "explicit deny" in reason["how"].lower():
-        named = f", {reason['arn']}," if reason["arn"] else ""
+        arn = f", {reason['arn']}," if reason["arn"] else ""
+        through = f" (by way of a {reason['kind']})" if reason["through"] else ""
         return denial.message(
-            f": {_policy_of(denial, kind)}{named} denies it. An explicit deny outweighs every allow: that "
-            "statement must change, or no longer apply to the call."
+            f": {_policy_of(denial, kind)}{arn} denies it{through}. An explicit deny overrides every allow: change "
+            "that statement, or its conditions."
         )
     if kind == "identity-based policy":
         return denial.message(
-            f": STS found no policy of the caller{_account_suffix(denial.caller)} that allows it, so look there first. "
-            f"Add {denial.permission}. The role's trust policy (account {denial.request.account_id}) must allow it too."
-            f"{denial.command}"
+            f": no policy of the caller{_account_suffix(denial.caller)} allows it, as far as STS checked, so start "
+            f"there. Add {denial.permission}. The role's trust policy (account {denial.request.account_id}) must allow "
+            f"it too.{denial.command}"
         )
     if kind in _TRUST:
         return denial.message(
-            f": the role's trust policy (account {denial.request.account_id}) does not allow it. It may name another "
-            f'principal ("Service": "lambda.amazonaws.com" is another); {denial.conditions}; another condition may be '
-            f"unmet. It should have {denial.trust}.{denial.command}"
+            f": the role's trust policy (account {denial.request.account_id}) does not allow it. {_MISSING_ROLE}. If "
+            "it exists, its trust policy might name a different principal, for example the service "
+            f"lambda.amazonaws.com; {denial.conditions}; a different condition might not be met. It should have "
+            f"{denial.trust}.{denial.command}"
         )
     return denial.message(
-        f": {_policy_of(denial, kind)} does not allow it. Such a policy grants nothing, but what it leaves out is "
-        f"refused: add {denial.action} on that role."
+        f": {_policy_of(denial, kind)} does not allow it. Such a policy grants nothing, but denies what it doesn't "
+        f"list: add {denial.action} on that role."
+    )
+
+
+def _denied_by_unknown_policy(denial: _AccessDenied) -> str:
+    caller = _account_suffix(denial.caller)
+    return denial.message(
+        f": a policy denies it explicitly, and STS doesn't say which. Check the policies, the permissions boundary, "
+        f"and the service control policies of the caller{caller}, and the trust policy and the resource control "
+        f"policies of the role (account {denial.request.account_id}), and the policy of a VPC endpoint for STS. An "
+        "explicit deny overrides every allow."
     )
 
 
@@ -249,16 +251,16 @@ def _without_reason(denial: _AccessDenied) -> str:
     checks = (
         f"the caller's policies{_account_suffix(denial.caller)} have {denial.permission}",
         f"the role's trust policy (account {denial.request.account_id}) has {denial.trust}",
-        f"that statement's conditions are met: {denial.conditions}",
+        f"its conditions are met: {denial.conditions}",
         (
-            'its principal is not "Service": "lambda.amazonaws.com", nor AROA… (a role deleted since: save the '
-            "ARN again), nor a session (assumed-role/…) of another name"
+            "its principal is not the service lambda.amazonaws.com, not AROA… (a deleted role: save the ARN again), "
+            "and not a session (assumed-role/…) with a different name"
         ),
-        "the role's ARN is right, path and case too: a role that does not exist is refused in the same words",
-        "no service control, resource control or VPC endpoint policy and no permissions boundary is in the way",
+        "the role exists: STS answers the same for a wrong account, path, name, or case of the name",
+        "no service control policy, resource control policy, VPC endpoint policy, or permissions boundary denies it",
     )
     numbered = "; ".join(f"({number}) {check}" for number, check in enumerate(checks, 1))
-    return denial.message(f", and STS does not say why. Check in this order: {numbered}.{denial.command}")
+    return denial.message(f", and STS doesn't say why. Check in this order: {numbered}.{denial.command}")
 
 
 def _account_suffix(caller: _Caller | None) -> str:
@@ -266,7 +268,7 @@ def _account_suffix(caller: _Caller | None) -> str:
 
 
 def _policy_of(denial: _AccessDenied, kind: str) -> str:
-    """Return a kind of policy with whose it is."""
+    """Return a kind of policy with its owner."""
     of_caller = f"of the caller{_account_suffix(denial.caller)}"
     owner = f"account {denial.request.account_id}"
     described = {
@@ -283,74 +285,123 @@ def _policy_of(denial: _AccessDenied, kind: str) -> str:
 
 
 def _diagnose_by_message(text: str, request: AssumeRoleRequest) -> str:
-    """Diagnose an answer whose code does not tell one cause from another."""
+    """Diagnose an answer with a code that has several causes."""
     if "role chaining" in text:
         return (
-            f"{request.role_arn} cannot be assumed for {request.duration_seconds} s by a caller that is an assumed "
-            "role itself, as every Lambda function is: duration_seconds may be 3600 at most, whatever the role allows."
+            f"A caller that is itself an assumed role, as every Lambda function is, can't assume {request.role_arn} "
+            f"for {request.duration_seconds} s. Set duration_seconds to 3600 or less, whatever the role allows."
         )
     if "MaxSessionDuration" in text:
         return (
-            f"{request.role_arn} does not allow sessions of {request.duration_seconds} s: lower duration_seconds, or "
+            f"{request.role_arn} does not allow sessions of {request.duration_seconds} s. Lower duration_seconds, or "
             f"raise the role's MaxSessionDuration (account {request.account_id})."
         )
     failed = [
-        f"{_argument_of(found['member'])} must {found['rule'].strip().removeprefix('Member must ')}"
-        for found in _CONSTRAINT.finditer(text)
+        f"{_argument_of(constraint['member'])} must {constraint['rule'].strip().removeprefix('Member must ')}"
+        for constraint in _CONSTRAINT.finditer(text)
     ]
     if failed:
-        return f"STS takes other arguments for {request.role_arn}: {'; '.join(failed)}."
+        return f"STS rejected the arguments for {request.role_arn}: {'; '.join(failed)}."
+    if re.search("(?i)transitive tag", text):
+        return (
+            f"STS rejected the tags for {request.role_arn}: the caller's session has a transitive tag with the same "
+            "key, and nothing can replace that. Remove the key from tags and transitive_tag_keys."
+        )
     if re.search("is (?:invalid|not valid)", text) and "ARN" in text.upper():
         return _invalid_arn(text, request)
     return f"STS refused the request for {request.role_arn}."
 
 
 def _argument_of(member: str) -> str:
-    """Return the name of this library's argument for a parameter as STS writes it (``roleSessionName``)."""
+    """Return the argument of this library for a parameter in STS's spelling, such as ``roleSessionName``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", member).lower()
 
 
 def _invalid_arn(text: str, request: AssumeRoleRequest) -> str:
-    given = _ANY_ARN.search(text)
-    arn = given[0] if given else request.role_arn
+    quoted_arn = _ANY_ARN.search(text)
+    arn = quoted_arn[0] if quoted_arn else request.role_arn
     if session := _SESSION_ARN.fullmatch(arn):
-        return f"{arn} is a session of a role; the role is arn:{session[1]}:iam::{session[2]}:role/[PATH/]{session[3]}."
+        role_arn = f"arn:{session[1]}:iam::{session[2]}:role/[PATH/]{session[3]}"
+        return f"{arn} is the ARN of a session. Pass the role's: {role_arn}."
     _, partition, service, _, account_id, resource = arn.split(":", 5)
     kinds = {"iam role": "not an ARN to STS", "iam user": "an IAM user", "lambda function": "a Lambda function"}
     kind = kinds.get(f"{service} {re.split('[/:]', resource)[0]}", "not a role")
     account = account_id or "ACCOUNT"
-    return f"{arn} is {kind}. What can be assumed has the form arn:{partition}:iam::{account}:role/[PATH/]NAME."
+    return f"{arn} is {kind}. Pass the ARN of a role: arn:{partition}:iam::{account}:role/[PATH/]NAME."
 
 
 def _region_disabled(text: str, request: AssumeRoleRequest) -> str:
-    found = re.search(r"account:?\s*([0-9]{12})", text)
-    account = f"Account {found[1]}" if found else "The account that STS names"
+    match = re.search(r"account:?\s*([0-9]{12})", text)
+    account = f"account {match[1]}" if match else "the account that STS names"
     return (
-        f"{request.role_arn} cannot be assumed in this Region. {account} must activate STS in it (IAM console, Account "
-        "settings), or source_session must be of a Region where that account has it active."
+        f"{request.role_arn} can't be assumed in this Region: {account} has not activated STS in it. Activate it (IAM "
+        "console, Account settings), or use a source_session in a Region where it is active."
     )
 
 
-def _packed_policy(text: str, request: AssumeRoleRequest) -> str:
-    share = re.search(r"([0-9]+)\s?%", text)
-    taken = f"take {share[1]} % of" if share else "exceed"
+def _token_too_large(text: str, request: AssumeRoleRequest) -> str:
+    values = {"policy": request.policy, "policy_arns": request.policy_arns, "tags": request.tags}
+    arguments = [name for name, value in values.items() if value]
     return (
-        f"policy, policy_arns and tags for {request.role_arn} together {taken} the space that STS has for them: name "
-        "managed policies in policy_arns in the place of statements in policy, and pass fewer or shorter tags."
+        f"The session token for {request.role_arn} is too large{_token_size(text)}. {_token_advice(arguments)} The "
+        "size depends on policy, policy_arns, and tags, and on the transitive tags of the caller's session."
     )
+
+
+def _token_size(text: str) -> str:
+    """Return the size that STS reports, in the words before or after 2026-09-15; empty if it reports none."""
+    if share := re.search(r"([0-9]+)\s?%", text):
+        return f": it takes {share[1]} % of the space that STS has"
+    sizes = [int(number.replace(",", "")) for number in re.findall(r"[0-9][0-9,]*", text)]
+    larger = [size for size in sizes if size > _MAX_TOKEN_BYTES]
+    return f": it has {larger[0]} bytes, and STS allows {_MAX_TOKEN_BYTES}" if larger else ""
+
+
+def _token_advice(arguments: list[str]) -> str:
+    if not arguments:
+        return (
+            "The request has none of the arguments that fill it, so the caller's session does, with its own tags. "
+            "Reduce those: EKS Pod Identity, for example, adds six tags unless disableSessionTags is set."
+        )
+    advice = {
+        "policy": "name managed policies in policy_arns instead of a long policy",
+        "policy_arns": "name fewer policies in policy_arns",
+        "tags": "pass fewer or shorter tags",
+    }
+    text = ", or ".join(advice[name] for name in arguments)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _malformed_policy(_text: str, request: AssumeRoleRequest) -> str:
     return (
-        f"The session policy for {request.role_arn} (argument policy, or one of policy_arns) is not a policy in IAM's "
-        "grammar. The policies of the role itself are not at fault."
+        f"The session policy for {request.role_arn} (argument policy, or one of policy_arns) is not a valid IAM "
+        "policy. The role's own policies are not the cause."
+    )
+
+
+def _invalid_context(_text: str, request: AssumeRoleRequest) -> str:
+    return (
+        f"STS rejected the context for {request.role_arn}: ProvidedContexts (argument extra) is malformed, expired, or "
+        "from a provider that STS doesn't trust."
+    )
+
+
+def _wrong_signature_scope(_text: str, request: AssumeRoleRequest) -> str:
+    # The other texts with this code are about the caller's credentials.
+    return (
+        f"The request for {request.role_arn} was signed for a Region or a service that this STS endpoint does not "
+        "serve. Set the Region of source_session to the one of the endpoint, or remove the endpoint "
+        "(AWS_ENDPOINT_URL_STS, AWS_ENDPOINT_URL, endpoint_url)."
     )
 
 
 _BY_CODE: Final[dict[str, Callable[[str, AssumeRoleRequest], str]]] = {
     "AccessDenied": _access_denied,
     "AccessDeniedException": _access_denied,
+    "InvalidContextAssertion": _invalid_context,
     "MalformedPolicyDocument": _malformed_policy,
-    "PackedPolicyTooLarge": _packed_policy,
+    "PackedPolicyTooLarge": _token_too_large,
+    "PackedPolicyTooLargeException": _token_too_large,
     "RegionDisabledException": _region_disabled,
+    "SignatureDoesNotMatch": _wrong_signature_scope,
 }

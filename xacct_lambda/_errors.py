@@ -87,7 +87,7 @@ def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.
     if isinstance(error, ClientError) and "Error" in error.response:
         return _answered(error, request, source)
     if isinstance(error, ClientError | ResponseParserError) or _is_from_parser(error):
-        return _unparsable(request)
+        return _unparsable(request, source)
     if isinstance(error, BotoCoreError):
         return _not_answered(error, request, source)
     raise error
@@ -97,7 +97,7 @@ def _not_answered(error: BotoCoreError, request: AssumeRoleRequest, source: boto
     if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
         return _unsendable_credentials(request, source)
     if isinstance(error, _CONNECTION_ERRORS):
-        return _no_answer(without_request(error), request)
+        return _unanswered(without_request(error), request, source)
     if isinstance(error, botocore_exceptions.ParamValidationError):
         return _invalid_parameters(error)
     return _no_call(error, request)
@@ -186,17 +186,43 @@ def _redacted_response(error: ClientError, request: AssumeRoleRequest) -> Any:
     return {**error.response, "Error": {**answer, "Message": redact_text(answer.get("Message") or "", request)}}
 
 
-def _unparsable(request: AssumeRoleRequest) -> Translated:
+def _unparsable(request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
     # botocore's own message quotes the body, which can be half an answer with the credentials in it.
-    return _no_answer(ResponseParserError("the answer is not one of STS (its text is withheld)"), request)
+    return _unanswered(ResponseParserError("its text is not shown, because it may contain secrets"), request, source)
 
 
-def _no_answer(error: Exception, request: AssumeRoleRequest) -> Translated:
-    from xacct_lambda import _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
+def _unanswered(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+    from xacct_lambda import _no_answer  # noqa: PLC0415 - a cold start without errors doesn't need it
 
     code, text = type(error).__name__, str(error)
-    message = _diagnosis.no_answer(code, text, request)
+    message = _no_answer.explain(
+        code,
+        text,
+        request.role_arn,
+        endpoint_url=getattr(error, "kwargs", {}).get("endpoint_url"),
+        region_name=getattr(source, "region_name", None),
+    )
     return Translated(unavailable(request.role_arn, code, text, message), error)
+
+
+def no_answer_in_time(
+    request: AssumeRoleRequest, source: boto3.Session | None, seconds: float, *, is_busy: bool = False
+) -> STSUnavailableError:
+    """Return the error for an attempt that took longer than its time limit.
+
+    Args:
+        request: The request of the attempt.
+        source: The session that called STS.
+        seconds: The time limit.
+        is_busy: Whether the process had no CPU time left while it waited.
+    """
+    from xacct_lambda import _no_answer  # noqa: PLC0415 - a cold start without errors doesn't need it
+
+    code, text = "NoAnswerInTime", f"none in {seconds:.3g} s"
+    message = _no_answer.explain(
+        code, text, request.role_arn, region_name=getattr(source, "region_name", None), is_busy=is_busy
+    )
+    return unavailable(request.role_arn, code, text, message)
 
 
 def _unsendable_credentials(request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
@@ -206,13 +232,13 @@ def _unsendable_credentials(request: AssumeRoleRequest, source: boto3.Session | 
 
 
 def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Translated:
-    problem = f"botocore does not take these AssumeRole parameters: {without_values(str(error.kwargs['report']))}"
-    cause = ValueError("Parameter validation failed (the values are withheld)")
+    problem = f"botocore rejects these AssumeRole parameters: {without_values(str(error.kwargs['report']))}"
+    cause = ValueError("Parameter validation failed (the values are not shown)")
     return Translated(ConfigurationError("extra", problem), cause)
 
 
 def _no_call(error: Exception, request: AssumeRoleRequest) -> Translated:
-    problem = f"cannot call STS for {request.role_arn}: {error}"
+    problem = f"STS can't be called for {request.role_arn}: {error}"
     return Translated(ConfigurationError("source_session", problem), without_request(error))
 
 
@@ -224,7 +250,11 @@ def unavailable(role_arn: str, code: str, problem: str, message: str | None = No
 
 def deadline_error(role_arn: str) -> STSUnavailableError:
     """Return the error for an attempt that could not end before the invocation does."""
-    return unavailable(role_arn, "NoTimeLeft", "no attempt was made, as the invocation's time is nearly over")
+    return unavailable(
+        role_arn,
+        "NoTimeLeft",
+        "the invocation has too little time left for a call of STS. Give the function a longer timeout",
+    )
 
 
 def is_non_recoverable(error: BaseException) -> TypeGuard[AssumeRoleError]:
