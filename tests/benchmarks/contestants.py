@@ -73,10 +73,16 @@ class Contestant:
     signer: Callable[[CountingSTS, Clock, int], Signer] | None = None
     """Makes a signer that takes its credentials, for so many seconds each, from this STS by this clock."""
     session: Callable[[str], Any] | None = None
-    """Makes the session for a role; None where there is none to keep."""
+    """Makes the session for a role; None if there is none to keep."""
     module: str | None = None
     """What a handler's module imports."""
     distribution: str | None = None
+    client: Callable[[str, str], Any] | None = None
+    """Makes the client of a service for a role; None if the session does."""
+
+    def client_of(self, role_arn: str, service: str) -> Any:
+        """Return a client that acts as the role."""
+        return self.client(role_arn, service) if self.client else self.session(role_arn).client(service)
 
 
 def _bare_handler(answer: Answer) -> Handler:
@@ -86,21 +92,40 @@ def _bare_handler(answer: Answer) -> Handler:
     return lambda_handler
 
 
-def _article_handler(answer: Answer) -> Handler:
+def _client_by_hand(session: Any, sts: Any, role_arn: str, service: str) -> Any:
+    acct_b = sts.assume_role(RoleArn=role_arn, RoleSessionName="cross_acct_lambda")
+    return session.client(
+        service,
+        aws_access_key_id=acct_b["Credentials"]["AccessKeyId"],
+        aws_secret_access_key=acct_b["Credentials"]["SecretAccessKey"],
+        aws_session_token=acct_b["Credentials"]["SessionToken"],
+    )
+
+
+def _article_client(role_arn: str, service: str) -> Any:
     import boto3
 
+    return _client_by_hand(boto3, boto3.client("sts"), role_arn, service)
+
+
+def _article_handler(answer: Answer) -> Handler:
+    import boto3  # noqa: F401 - a part of the init phase
+
     def lambda_handler(event: Any, context: Any) -> Any:
-        sts_connection = boto3.client("sts")
-        acct_b = sts_connection.assume_role(RoleArn=ROLE, RoleSessionName="cross_acct_lambda")
-        client = boto3.client(
-            "s3",
-            aws_access_key_id=acct_b["Credentials"]["AccessKeyId"],
-            aws_secret_access_key=acct_b["Credentials"]["SecretAccessKey"],
-            aws_session_token=acct_b["Credentials"]["SessionToken"],
-        )
-        return answer(client)
+        return answer(_article_client(ROLE, "s3"))
 
     return lambda_handler
+
+
+_sts_client = None
+
+
+def _plain_client(role_arn: str, service: str) -> Any:
+    """Make one more client of one session, with one STS client: the least that plain boto3 takes for each role."""
+    global _sts_client  # noqa: PLW0603 - as a module of a function does it
+    session = _default_session(role_arn)
+    _sts_client = _sts_client or session.client("sts")
+    return _client_by_hand(session, _sts_client, role_arn, service)
 
 
 def _article_signer(sts: CountingSTS, _clock: Clock, seconds: int) -> Signer:
@@ -108,15 +133,7 @@ def _article_signer(sts: CountingSTS, _clock: Clock, seconds: int) -> Signer:
 
 
 def _global_handler(answer: Answer) -> Handler:
-    import boto3
-
-    acct_b = boto3.client("sts").assume_role(RoleArn=ROLE, RoleSessionName="cross_acct_lambda")
-    client = boto3.client(
-        "s3",
-        aws_access_key_id=acct_b["Credentials"]["AccessKeyId"],
-        aws_secret_access_key=acct_b["Credentials"]["SecretAccessKey"],
-        aws_session_token=acct_b["Credentials"]["SessionToken"],
-    )
+    client = _article_client(ROLE, "s3")
 
     def lambda_handler(event: Any, context: Any) -> Any:
         return answer(client)
@@ -224,9 +241,8 @@ def _refresh_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
 
 CONTESTANTS = {
     "xacct": Contestant("xacct_lambda", _xacct_handler, _xacct_signer, _xacct_session, "xacct_lambda", "xacct-lambda"),
-    "xacct-prefetch": Contestant("xacct_lambda, prefetch=True", partial(_xacct_handler, prefetch=True)),
     "xacct-lazy": Contestant("xacct_lambda, prefetch=False", partial(_xacct_handler, prefetch=False)),
-    "article": Contestant("the article's handler", _article_handler, _article_signer),
+    "article": Contestant("the article's handler", _article_handler, _article_signer, client=_article_client),
     "library": Contestant(
         "aws-assume-role-lib",
         partial(_session_handler, _library_session),
@@ -244,5 +260,6 @@ CONTESTANTS = {
         "boto3-refresh-session",
     ),
     "global": Contestant("a module global, by hand", _global_handler, _global_signer, _default_session),
+    "plain": Contestant("one plain client per role, by hand", _global_handler, client=_plain_client),
     "bare": Contestant("the bare handler", _bare_handler),
 }

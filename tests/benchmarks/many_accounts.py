@@ -13,7 +13,6 @@ import gc
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -24,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .aws import local_aws
-from .measures import ROOT, STS_MILLISECONDS, Runner, Sample
+from .measures import STS_MILLISECONDS, Runner, Sample
 from .page import DOCS, fill, new_chart, save, table
 
 COMMAND = "python -m tests.benchmarks.many_accounts"
@@ -105,7 +104,42 @@ def _botocove(function: Callable[[Any, str], Any], accounts: int) -> Any:
     return runner.run_cove_function()["Results"]
 
 
-_MANNERS = {"in-turn": _in_turn, "at-once": _at_once, "botocove": _botocove}
+def _plain(function: Callable[[Any, str], Any], accounts: int) -> Any:
+    """Do the work with boto3 only: 32 threads, one session, one STS client, one client for each role."""
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    import boto3
+    from botocore.config import Config
+
+    workers = 32
+    session = boto3.Session()
+    sts = session.client("sts", config=Config(max_pool_connections=workers))
+    lock = threading.Lock()
+
+    class _RoleSession:
+        def __init__(self, credentials: dict[str, str]) -> None:
+            self._credentials = credentials
+
+        def client(self, service: str) -> Any:
+            # A session isn't thread-safe.
+            with lock:
+                return session.client(
+                    service,
+                    aws_access_key_id=self._credentials["AccessKeyId"],
+                    aws_secret_access_key=self._credentials["SecretAccessKey"],
+                    aws_session_token=self._credentials["SessionToken"],
+                )
+
+    def visit(number: int) -> Any:
+        answer = sts.assume_role(RoleArn=_role(number), RoleSessionName="Auditor")
+        return function(_RoleSession(answer["Credentials"]), f"{number:012}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(visit, range(accounts)))
+
+
+_MANNERS = {"in-turn": _in_turn, "at-once": _at_once, "botocove": _botocove, "plain": _plain}
 
 
 def work(manner: str, function: str, accounts: str) -> Sample:
@@ -117,13 +151,19 @@ def work(manner: str, function: str, accounts: str) -> Sample:
     boto3.client("s3").list_buckets()
     boto3.client("sts")
     before = _resident_megabytes()
-    started = time.perf_counter()
+    cpu, started = time.process_time(), time.perf_counter()
     results = _MANNERS[manner](_FUNCTIONS[function], int(accounts))
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     after = _resident_megabytes()
     # The two counts are the kernel's and differ by a page or two: what is held is never more than the most.
     peak = max(after, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return {"results": len(results), "s": seconds, "mb": after - before, "peak_mb": peak - before}
+    return {
+        "results": len(results),
+        "s": seconds,
+        "cpu_s": cpu_seconds,
+        "mb": after - before,
+        "peak_mb": peak - before,
+    }
 
 
 def pass_by(bound: str, tenants: str) -> Sample:
@@ -158,12 +198,9 @@ def pass_by(bound: str, tenants: str) -> Sample:
 
 class _ManyRunner(Runner):
     def scenario(self, *arguments: object, sts: int) -> Sample:
-        """Run a scenario of this module in a process of its own."""
-        self._say(" ".join(map(str, arguments)))
-        command = [sys.executable, "-m", __spec__.name, "--scenario", *map(str, arguments)]
-        environment = self._environment(sts) | {"TQDM_DISABLE": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        """Run a scenario of this module in its own process."""
+        self.say(" ".join(map(str, arguments)))
+        return self.run(*map(str, arguments), sts=sts, module=__spec__.name)
 
 
 _TITLES = {
@@ -226,12 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description="Measure many accounts and many tenants.")
     parser.add_argument("part", nargs="?", choices=["sessions", "buckets", "tenants", "all"], default="all")
     parser.add_argument("--quick", action="store_true", help="small numbers, printed and not written")
-    parser.add_argument("--scenario", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.scenario:
-        name, *rest = arguments.scenario
-        print(json.dumps({"work": work, "pass_by": pass_by}[name](*rest)))
-        return
     counts, repeat, tenants = ((3, 6), 1, TENANT_STEP) if arguments.quick else (ACCOUNTS, 3, TENANTS)
     with local_aws() as endpoints:
         runner = _ManyRunner(endpoints, lambda text: print(text, file=sys.stderr))
@@ -251,4 +283,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _scenarios = {"work": work, "pass_by": pass_by}
+    if sys.argv[1:2] and sys.argv[1] in _scenarios:
+        print(json.dumps(_scenarios[sys.argv[1]](*sys.argv[2:])))
+    else:
+        main()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SHARE = 1 / 7
-"""Of a core: what Lambda gives a function of 256 MB (1769 MB are one core)."""
+SHARE = 128 / 1769
+"""Of a core: what Lambda gives a function of 128 MB (1769 MB are one core)."""
 
 _PERIOD_SECONDS = 0.02
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from statistics import median
@@ -17,13 +18,56 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEGABYTE = 2**20
 ROLES_TO_GROW = (1, 10, 50, 200)
 MEMORY_LIMITS = (128, 256, 512)
-FURTHER_ROLES = 20
+FURTHER_CLIENTS = 20
+FURTHER_ACCOUNTS = 40
+WARM_ROLES = 3
 ROLES_AT_ONCE = 50
+STARVED_ROLES = 100
+WINDOW = 15 * 60
+"""Seconds before the expiry of credentials for an hour from which on they may be refreshed."""
+_HOUR = 3600
+_WAIT_SECONDS = 0.05
+"""A signature that takes longer has waited for STS."""
 SIGNED_HOURS = 12
 
 
 def _role(number: int) -> str:
-    return f"arn:aws:iam::222222222222:role/tenant-{number:05}"
+    return f"arn:aws:iam::{200_000_000_000 + number}:role/Auditor"
+
+
+class _Meter:
+    """Wall time, and CPU time of all threads of the process, from its creation on."""
+
+    ms = cpu_ms = 0.0
+
+    def __init__(self) -> None:
+        self._cpu = time.process_time()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Keep the time that has passed."""
+        self.ms = (time.perf_counter() - self._started) * 1e3
+        self.cpu_ms = (time.process_time() - self._cpu) * 1e3
+
+
+def _wait_for_event() -> None:
+    """Tell the runner that the init phase is over, and wait until it has limited the processor and sends an event."""
+    sys.stdout.write("initialised\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - pathlib is not imported by all
+
+
+def _control(**settings: object) -> dict[str, int]:
+    """Set what the local STS does, and return its counts."""
+    from urllib.parse import urlencode
+    from urllib.request import urlopen
+
+    with urlopen(f"{os.environ['BENCHMARK_CONTROL']}?{urlencode(settings)}") as answer:  # noqa: S310 - on loopback
+        return json.load(answer)
 
 
 def _resident_megabytes(*, collect: bool = True) -> float:
@@ -55,19 +99,27 @@ def used_by_boto3(_contestant: Contestant) -> dict[str, Any]:
 
 
 def cold_start(contestant: Contestant) -> dict[str, Any]:
-    """Import a handler, wait for a line on standard input as Lambda waits for an event, answer one event."""
-    started = time.perf_counter()
+    """Import a handler, wait for a line on standard input as Lambda waits for an event, answer one event.
+
+    CPU time between the two phases, which a thread of the init phase may use, counts as the event's.
+    """
+    init = _Meter()
     handler = contestant.handler(lambda s3: s3.list_buckets()["Buckets"][0]["Name"])
-    init = time.perf_counter() - started
-    sys.stdout.write("initialised\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    started = time.perf_counter()
+    init.stop()
+    between = _Meter()
+    _wait_for_event()
+    event = _Meter()
     answer = handler({}, None)
-    event = time.perf_counter() - started
+    event.stop()
+    between.stop()
     if answer != "orders":
         raise ValueError(answer)
-    return {"init_ms": init * 1e3, "event_ms": event * 1e3}
+    return {
+        "init_ms": init.ms,
+        "init_cpu_ms": init.cpu_ms,
+        "event_ms": event.ms,
+        "event_cpu_ms": between.cpu_ms,
+    }
 
 
 def cold_steps(contestant: Contestant) -> dict[str, Any]:
@@ -94,18 +146,25 @@ def cold_steps(contestant: Contestant) -> dict[str, Any]:
     return steps
 
 
-def warm_call(contestant: Contestant, rounds: str, calls: str) -> dict[str, Any]:
-    """Call a warm handler and the bare one in turn."""
+def warm_call(contestant: Contestant, rounds: str, calls: str, manner: str = "position") -> dict[str, Any]:
+    """Call a warm handler and the bare one in turn, with the arguments by position or by keyword."""
     bare = CONTESTANTS["bare"].handler(lambda s3: s3)
     handler = contestant.handler(lambda s3: s3)
     event: dict[str, Any] = {}
 
-    def seconds(function: Any) -> float:
+    def by_position(function: Any) -> float:
         started = time.perf_counter()
         for _ in range(int(calls)):
             function(event, None)
         return (time.perf_counter() - started) / int(calls)
 
+    def by_keyword(function: Any) -> float:
+        started = time.perf_counter()
+        for _ in range(int(calls)):
+            function(event=event, context=None)
+        return (time.perf_counter() - started) / int(calls)
+
+    seconds = {"position": by_position, "keyword": by_keyword}[manner]
     seconds(handler)
     over = [seconds(handler) - seconds(bare) for _ in range(int(rounds))]
     return {"us": median(over) * 1e6}
@@ -136,12 +195,13 @@ def warm_signature(contestant: Contestant, rounds: str, calls: str) -> dict[str,
     return {"us": median(figures) * 1e6}
 
 
-def further_roles(contestant: Contestant) -> dict[str, Any]:
+def further_clients(contestant: Contestant) -> dict[str, Any]:
     """Make sessions with an s3 client for more and more roles; in turn, one more client on one plain session."""
     shared = CONTESTANTS["global"].session("")
     kept = [shared.client("s3"), contestant.session(_role(0)).client("s3")]
-    session_ms, role_ms, client_ms = [], [], []
-    for number in range(1, FURTHER_ROLES):
+    session_ms, role_ms, client_ms, megabytes = [], [], [], []
+    for number in range(1, FURTHER_CLIENTS):
+        before = _resident_megabytes()
         started = time.perf_counter()
         session = contestant.session(_role(number))
         made = time.perf_counter()
@@ -149,6 +209,7 @@ def further_roles(contestant: Contestant) -> dict[str, Any]:
         ended = time.perf_counter()
         session_ms.append((made - started) * 1e3)
         role_ms.append((ended - started) * 1e3)
+        megabytes.append(_resident_megabytes() - before)
         started = time.perf_counter()
         kept.append(shared.client("s3"))
         client_ms.append((time.perf_counter() - started) * 1e3)
@@ -156,8 +217,69 @@ def further_roles(contestant: Contestant) -> dict[str, Any]:
         "role_ms": median(role_ms),
         "session_ms": median(session_ms),
         "client_ms": median(client_ms),
-        "over_client": median(role / client for role, client in zip(role_ms, client_ms, strict=True)),
+        "over_client": sum(role_ms) / sum(client_ms),
+        "mb": sum(megabytes) / len(megabytes),
     }
+
+
+def further_roles(contestant: Contestant, roles: str, service: str = "s3") -> dict[str, Any]:
+    """For more and more roles, make a client and send its first request."""
+    if service == "dynamodb":
+        from .aws import lead_all_hosts_here
+
+        # Its hosts have the account's number in their names, so there is no one endpoint to configure.
+        lead_all_hosts_here(int(os.environ["BENCHMARK_SERVICES"]))
+    operation = {"s3": "list_buckets", "dynamodb": "list_tables"}[service]
+    kept = []
+
+    def use(number: int) -> None:
+        client = contestant.client_of(_role(number), service)
+        getattr(client, operation)()
+        kept.append(client)
+
+    for number in range(WARM_ROLES):
+        use(number)
+    before, files, connections = _resident_megabytes(), _open_files(), _control()["connections"]
+    meter = _Meter()
+    for number in range(WARM_ROLES, WARM_ROLES + int(roles)):
+        use(number)
+    meter.stop()
+    more = _open_files() - files, _control()["connections"] - connections - 1
+    return {
+        "ms": meter.ms / int(roles),
+        "cpu_ms": meter.cpu_ms / int(roles),
+        "mb": (_resident_megabytes() - before) / int(roles),
+        "files": more[0],
+        "connections": more[1],
+    }
+
+
+def trust_stores(contestant: Contestant) -> dict[str, Any]:
+    """Count how often a trust store is loaded: in the init phase, for the first event, for further accounts."""
+    import ssl
+
+    loads = 0
+    load = ssl.SSLContext.load_verify_locations
+
+    def counted(self: Any, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+        nonlocal loads
+        loads += 1
+        load(self, cafile, capath, cadata)
+
+    ssl.SSLContext.load_verify_locations = counted
+    handler = contestant.handler(lambda s3: s3.list_buckets())
+    # A prefetch may be on its way. What its thread does, the init phase has begun.
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join()
+    init, loads = loads, 0
+    handler({}, None)
+    event, loads = loads, 0
+    kept = []
+    for number in range(FURTHER_ACCOUNTS):
+        kept.append(contestant.client_of(_role(number), "s3"))
+        kept[-1].list_buckets()
+    return {"init": init, "event": event, "accounts": loads}
 
 
 def grown(contestant: Contestant, most: str) -> dict[str, Any]:
@@ -185,19 +307,128 @@ def grown(contestant: Contestant, most: str) -> dict[str, Any]:
 
 
 def many_roles(contestant: Contestant, manner: str) -> dict[str, Any]:
-    """Get credentials for many roles, ``at-once`` or ``in-turn``, in a process that has none yet."""
+    """Get credentials for many roles, in turn or at once with so many workers, in a process that has none yet."""
     role_arns = [_role(number) for number in range(ROLES_AT_ONCE)]
     contestant.session(role_arns[0])
-    if manner == "at-once":
-        from xacct_lambda import assumed_sessions
-
-        started = time.perf_counter()
-        assumed_sessions(role_arns)
-    else:
-        started = time.perf_counter()
+    if manner == "in-turn":
+        meter = _Meter()
         for role_arn in role_arns:
             contestant.session(role_arn).get_credentials().get_frozen_credentials()
-    return {"ms": (time.perf_counter() - started) * 1e3}
+    else:
+        from xacct_lambda import assumed_sessions
+
+        # The init phase of a function that has such a handler has made the STS client.
+        contestant.session(role_arns[0]).get_credentials().prepare()
+        meter = _Meter()
+        assumed_sessions(role_arns, max_workers=int(manner))
+    meter.stop()
+    return {"ms": meter.ms, "cpu_ms": meter.cpu_ms}
+
+
+def starved(_contestant: Contestant, workers: str) -> dict[str, Any]:
+    """With a small part of a core, get credentials for many roles at once and send a request as each."""
+    from xacct_lambda import for_each_account
+
+    _wait_for_event()
+    meter = _Meter()
+    outcomes = for_each_account(
+        lambda session, _account_id: session.client("s3").list_buckets()["Buckets"][0]["Name"],
+        [_role(number) for number in range(STARVED_ROLES)],
+        return_exceptions=True,
+        **({} if workers == "default" else {"max_workers": int(workers)}),
+    )
+    meter.stop()
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
+    codes = sorted(getattr(failure, "code", type(failure).__name__) for failure in failures)
+    return {"ms": meter.ms, "cpu_ms": meter.cpu_ms, "failures": len(failures), "codes": codes}
+
+
+class _MovedClock:
+    """Moves this process's wall clock ahead of the machine's. To be made before anything is imported that keeps it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        real = time.time
+        time.time = lambda: real() + self.ahead
+
+    def move(self, seconds: float) -> None:
+        """Move it, and the expiry of what STS issues from now on."""
+        self.ahead += seconds
+        _control(ahead=self.ahead)
+
+
+def waits(contestant: Contestant, mode: str) -> dict[str, Any]:
+    """Sign from the start of the refresh window until 65 s are left, while STS is away; count who waits."""
+    clock = _MovedClock()
+    credentials = contestant.session(_role(0)).get_credentials()
+    credentials.get_frozen_credentials()
+    before = _control(mode=mode)["sts_requests"]
+    clock.move(_HOUR - WINDOW)
+    durations = []
+    for _ in range((WINDOW - 65) // 10):
+        started = time.perf_counter()
+        credentials.get_frozen_credentials()
+        durations.append(time.perf_counter() - started)
+        # The attempts of the window's 14 minutes take a few seconds of real time.
+        time.sleep(0.05)
+        clock.move(10)
+    requests = _control(mode="serve")["sts_requests"] - before
+    return _waits(durations) | {"requests": requests}
+
+
+def freezes(contestant: Contestant) -> dict[str, Any]:
+    """Sign three times in each event, and freeze the environment for a minute after each, while STS hangs."""
+    clock = _MovedClock()
+    from xacct_lambda import assume_role
+
+    durations = []
+
+    @assume_role(_role(0), session="session", prefetch=False)
+    def handler(_event: Any, _context: Any, *, session: Any) -> None:
+        for _ in range(3):
+            started = time.perf_counter()
+            session.get_credentials().get_frozen_credentials()
+            durations.append(time.perf_counter() - started)
+
+    handler({}, object())
+    durations.clear()
+    before = _control(mode="hang")["sts_requests"]
+    clock.move(_HOUR - WINDOW)
+    for _ in range((WINDOW - 65) // 60):
+        handler({}, object())
+        clock.move(60)
+    requests = _control(mode="serve")["sts_requests"] - before
+    return _waits(durations) | {"requests": requests}
+
+
+def _waits(durations: list[float]) -> dict[str, Any]:
+    return {
+        "signatures": len(durations),
+        "waits": sum(duration > _WAIT_SECONDS for duration in durations),
+        "longest_ms": max(durations) * 1e3,
+    }
+
+
+def dead_connection(contestant: Contestant) -> dict[str, Any]:
+    """Compare a refresh over a connection that is silently dead with a call over a new one."""
+    clock = _MovedClock()
+    credentials = contestant.session(_role(0)).get_credentials()
+    credentials.get_frozen_credentials()
+    expires_at = credentials.expires_at
+    _control(mode="deaf")
+    clock.move(_HOUR - 120)
+    before = _control()["sts_requests"]
+    refresh = _Meter()
+    credentials.get_frozen_credentials()
+    while credentials.expires_at == expires_at:
+        time.sleep(0.001)
+    refresh.stop()
+    requests = _control()["sts_requests"] - before
+    clock.move(_HOUR)
+    fresh = _Meter()
+    contestant.session(_role(1)).get_credentials().get_frozen_credentials()
+    fresh.stop()
+    return {"refresh_ms": refresh.ms, "fresh_ms": fresh.ms, "requests": requests}
 
 
 def life(contestant: Contestant, seconds: str) -> dict[str, Any]:
