@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, SSLError
 from botocore.httpsession import URLLib3Session
 from conftest import OTHER_ROLE, ROLE, holds_in_a_fork, until
-from tls_server import CA, HTTPSServer, https_server
+from tls_server import CA, HTTPSServer, answering_twice, https_server, proxy_server
 
 from xacct_lambda import (
     _connections,
@@ -632,6 +636,29 @@ def test_a_forked_child_has_its_own_connections(
     assert server.order == [0, 1, 1, 1, 2, 2, 2, 0]
 
 
+def test_another_process_has_its_own_connections(server: HTTPSServer, ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each request, a client looks which process it is in, in case that no hook ran after a fork."""
+    made = client(endpoint_url=server.url, verify=ca.bundle)
+    made.list_buckets()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    for _ in range(2):
+        made.list_buckets()
+    monkeypatch.undo()
+    made.list_buckets()
+
+    assert server.order == [0, 1, 1, 2]
+
+
+def test_a_child_has_its_own_lock() -> None:
+    """The hook after a fork replaces the lock, which another thread of the parent may have locked."""
+    pools = ConnectionPools()
+    pools._lock.acquire()
+    thread = threading.Thread(target=pools.after_fork)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows doesn't fork")
 def test_a_fork_during_a_handshake(server: HTTPSServer, ca: CA) -> None:
     """If a thread is connecting at the time of a fork, the child uses a new TLS context, and its locks are free."""
@@ -665,3 +692,141 @@ def test_a_fork_during_a_handshake(server: HTTPSServer, ca: CA) -> None:
 def _handshake(context: ssl.SSLContext, end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         context.wrap_socket(end, server_hostname="localhost")
+
+
+# Many hosts, threads, and bytes that nobody asked for.
+
+
+@pytest.fixture
+def hosts(plain_server: HTTPSServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Any]:
+    """Make a request of the role to a host of its own for each bucket."""
+    resolve = socket.getaddrinfo
+
+    def to_loopback(host: str, *args: Any, **kwargs: Any) -> Any:
+        return resolve("127.0.0.1" if host.endswith(".test") else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", to_loopback)
+    url = plain_server.url.replace("127.0.0.1", "s3.test")
+    virtual = Config(s3={"addressing_style": "virtual"})
+
+    def request(arn: str, number: int) -> Any:
+        made = client(arn, endpoint_url=url, config=virtual)
+        made.head_bucket(Bucket=f"bucket-{number}")
+        return made
+
+    return request
+
+
+def test_connections_to_many_hosts_are_kept(hosts: Callable[[str, int], Any], plain_server: HTTPSServer) -> None:
+    """50 buckets are 50 hosts, and no request opens a connection twice. urllib3 alone keeps those of 10 hosts."""
+    for arn in (ROLE, OTHER_ROLE):
+        for number in range(50):
+            hosts(arn, number)
+
+    assert len({request.host for request in plain_server.requests}) == 50
+    assert plain_server.connections == 50
+
+
+def test_hosts_are_bounded(hosts: Callable[[str, int], Any], plain_server: HTTPSServer) -> None:
+    """Connections of 64 hosts are kept, which also bounds them for services with one host per account."""
+    for number in range(80):
+        made = hosts(role(number), number)
+
+    assert len(made._endpoint.http_session._manager.pools) == 64
+    until(lambda: len(plain_server.open) <= 64)
+
+
+def test_fifty_threads_fit_into_a_pool(server: HTTPSServer, ca: CA, caplog: pytest.LogCaptureFixture) -> None:
+    """50 roles in 50 threads keep all their connections, so urllib3 warns of no full pool."""
+    clients = [client(role(number), endpoint_url=server.url, verify=ca.bundle) for number in range(50)]
+    server.together = threading.Barrier(50)
+    try:
+        with ThreadPoolExecutor(50) as threads:
+            for _ in range(2):
+                list(threads.map(lambda one: one.list_buckets(), clients))
+    finally:
+        server.together = None
+
+    assert server.connections == 50
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_unread_answer_is_not_another_roles(ca: CA) -> None:
+    """If a server answers twice, the second answer isn't taken for the answer to another role's request."""
+    with answering_twice(ca.issue("twice")) as url:
+        reader, other = (client(arn, endpoint_url=url, verify=ca.bundle) for arn in (ROLE, OTHER_ROLE))
+        # urllib3 reads 8 KiB at a time. Around that size, OpenSSL has already decrypted what urllib3 hasn't read.
+        for size in range(8160, 8225):
+            for one in (reader, other):
+                body = one.get_object(Bucket="b", Key=str(size))["Body"].read()
+                assert set(body) == {ord("1")}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers that signal")
+def test_signal_handlers_that_raise(tmp_path: Path) -> None:
+    """After exceptions in signal handlers in the midst of requests, the clients of all roles still work."""
+    script = Path(__file__).with_name("signal_aborts.py")
+    environment = os.environ | {"PYTHONPATH": str(script.parent)}
+    command = [sys.executable, str(script), str(tmp_path)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    assert output.stdout == "usable\n", output.stderr
+
+
+def test_the_stack_is_a_queue() -> None:
+    """The stack returns the connection used last, and raises what urllib3 expects of a queue."""
+    stack = _connections._Stack(2)
+    stack.put("older", block=False)
+    stack.put("newer", block=False)
+    with pytest.raises(queue.Full):
+        stack.put("one too many", block=False)
+    assert stack.qsize() == 2
+
+    assert [stack.get(block=False, timeout=1), stack.get()] == ["newer", "older"]
+    with pytest.raises(queue.Empty):
+        stack.get(block=False)
+
+
+# Proxies.
+
+
+def test_roles_share_a_tunnel(server: HTTPSServer, ca: CA) -> None:
+    """Behind an HTTP proxy, two roles use one tunnel, and the trust store is loaded once for both."""
+    with proxy_server() as proxy:
+        config = Config(proxies={"https": proxy.url})
+        for arn in (ROLE, OTHER_ROLE):
+            client(arn, endpoint_url=server.url, verify=ca.bundle, config=config).list_buckets()
+
+        assert len(proxy.tunnels) == 1
+    assert server.connections == 1
+
+
+def test_the_proxys_ca_is_not_trusted_for_targets(server: HTTPSServer, ca: CA) -> None:
+    """A CA that you trust for the proxy isn't trusted for the service behind it."""
+    with proxy_server() as proxy:
+        trusting = Config(proxies={"https": proxy.url}, proxies_config={"proxy_ca_bundle": ca.bundle})
+        with pytest.raises(BotoCoreError, match="CERTIFICATE_VERIFY_FAILED"):
+            client(endpoint_url=server.url, verify=certifi.where(), config=trusting).list_buckets()
+        client(endpoint_url=server.url, verify=ca.bundle, config=trusting).list_buckets()
+        for config in (trusting, Config(proxies={"https": proxy.url}), Config()):
+            with pytest.raises(BotoCoreError, match="CERTIFICATE_VERIFY_FAILED"):
+                client(OTHER_ROLE, endpoint_url=server.url, verify=certifi.where(), config=config).list_buckets()
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_https_proxies_work_as_in_botocore(
+    server: HTTPSServer, plain_server: HTTPSServer, ca: CA, tmp_path: Path, debug_log: Callable[[], list[str]]
+) -> None:
+    """Clients behind an HTTPS proxy have their own connections: for http addresses, they don't verify the proxy."""
+    proxy_ca = CA(tmp_path, "proxy-ca")
+    with proxy_server(proxy_ca.issue("proxy")) as proxy:
+        config = Config(
+            proxies={"http": proxy.url, "https": proxy.url}, proxies_config={"proxy_ca_bundle": proxy_ca.bundle}
+        )
+        client(endpoint_url=plain_server.url, config=config).list_buckets()
+        made = client(endpoint_url=server.url, verify=ca.bundle, config=config)
+        made.list_buckets()
+
+        assert len(proxy.forwarded) == len(proxy.tunnels) == 1
+        assert type(made._endpoint.http_session) is URLLib3Session
+    assert debug_log() == ["S3 keeps its own connections: it uses an HTTPS proxy"] * 2

@@ -1,4 +1,4 @@
-"""An HTTPS server on loopback, with certificates of a CA that only the test trusts."""
+"""HTTPS servers and proxies on loopback, with certificates of a CA that only the test trusts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import itertools
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -96,6 +97,10 @@ class HTTPSServer:
         self.url = url
         self.requests: list[Request] = []
         self.bodies: dict[str, bytes] = {}
+        self.open: set[int] = set()
+        """Numbers of the connections that are open."""
+        self.together: threading.Barrier | None = None
+        """Requests wait for one another here before they are answered."""
 
     @property
     def connections(self) -> int:
@@ -110,9 +115,7 @@ class HTTPSServer:
 
 
 @contextmanager
-def https_server(
-    certificate: Certificate | None, *, client_ca: str | None = None, address: str = "127.0.0.1"
-) -> Iterator[HTTPSServer]:
+def https_server(certificate: Certificate | None, *, client_ca: str | None = None) -> Iterator[HTTPSServer]:
     """Run a server; without a certificate, a server that speaks HTTP. With ``client_ca``, clients need certificates."""
     numbers = itertools.count(1)
 
@@ -122,6 +125,12 @@ def https_server(
         def setup(self) -> None:
             super().setup()
             self.number = next(numbers)
+            server.open.add(self.number)
+
+        def finish(self) -> None:
+            server.open.discard(self.number)
+            with contextlib.suppress(OSError):
+                super().finish()
 
         def handle(self) -> None:
             # A client that refuses the certificate, or ends.
@@ -132,6 +141,8 @@ def https_server(
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             signer = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
             server.requests.append(Request(self.number, signer, self.headers["Host"], self.path))
+            if server.together:
+                server.together.wait(30)
             body = server.bodies.get(self.path, _BUCKETS)
             head = f"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
             with contextlib.suppress(OSError):
@@ -142,8 +153,89 @@ def https_server(
         def log_message(self, *_: Any) -> None:
             pass
 
-    listener = ThreadingHTTPServer((address, 0), Handler)
-    listener.daemon_threads = True
+    server = HTTPSServer("")
+    with _listening(Handler, certificate, client_ca) as server.url:
+        yield server
+
+
+class Proxy:
+    """A proxy that forwards requests to ``http`` addresses and opens tunnels to others."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.tunnels: list[str] = []
+        self.forwarded: list[str] = []
+
+
+@contextmanager
+def proxy_server(certificate: Certificate | None = None) -> Iterator[Proxy]:
+    """Run a proxy; with a certificate, one that is reached by TLS."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_CONNECT(self) -> None:
+            proxy.tunnels.append(self.path)
+            host, _, port = self.path.partition(":")
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as target:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=_copy, args=(target, self.connection), daemon=True)
+                back.start()
+                _copy(self.connection, target)
+            self.close_connection = True
+
+        def do_GET(self) -> None:
+            proxy.forwarded.append(self.path)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(_BUCKETS), _BUCKETS))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    proxy = Proxy()
+    with _listening(Handler, certificate, None) as proxy.url:
+        yield proxy
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def answering_twice(certificate: Certificate) -> Iterator[str]:
+    """Run an HTTPS server that sends two answers to each request, in one piece.
+
+    The last part of the path is the size of the first answer, head included.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                super().handle()
+
+        def do_GET(self) -> None:
+            size = int(self.path.rpartition("/")[2])
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+            length = size - len(head % size)
+            # Less than 16 KiB, so that all is one TLS record.
+            self.wfile.write(head % length + b"1" * length + head % 4000 + b"2" * 4000)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with _listening(Handler, certificate, None) as url:
+        yield url
+
+
+@contextmanager
+def _listening(
+    handler: type[BaseHTTPRequestHandler], certificate: Certificate | None, client_ca: str | None
+) -> Iterator[str]:
+    listener = _Listener(("127.0.0.1", 0), handler)
     scheme = "http"
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -154,12 +246,19 @@ def https_server(
         # The handshake happens in the connection's own thread, at its first read.
         listener.socket = context.wrap_socket(listener.socket, server_side=True, do_handshake_on_connect=False)
         scheme = "https"
-    server = HTTPSServer(f"{scheme}://127.0.0.1:{listener.server_port}")
     thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield server
+        yield f"{scheme}://127.0.0.1:{listener.server_port}"
     finally:
         listener.shutdown()
         thread.join()
         listener.server_close()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: Any) -> None:
+        """Do nothing: clients refuse certificates and close connections."""
