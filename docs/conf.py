@@ -1,5 +1,6 @@
 """How the documentation site is built: ``python -m sphinx -W -n docs OUT``."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -15,7 +16,13 @@ import xacct_lambda
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["name"]
 release = version = xacct_lambda.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.intersphinx"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["**/.*"]  # what tests and builds leave behind in examples/
 html_theme = "furo"
 html_title = f"{project} {release}"
@@ -24,6 +31,21 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_use_index = html_domain_indices = False
+
+# GitHub Actions sets these. Furo then links each page to its source and to the editor, for repositories on github.com.
+if os.environ.get("GITHUB_SERVER_URL") == "https://github.com":
+    html_theme_options = {
+        "source_repository": f"https://github.com/{os.environ['GITHUB_REPOSITORY']}/",
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
+
+# The copy button copies what you type: without prompts, and without the output below a command.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+# Blocks of text show messages and output.
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 
 # GitHub's slugs, so that a link to a heading works there and here.
 myst_heading_anchors = 4
