@@ -291,17 +291,21 @@ class Program:
         self.wire = wire
         self.choice = choice
         self.owners: list[Owner] = []
+        self.marks: list[dict[str, Any]] = [{} for _ in sessions]
+        """The hooks of the sessions, which a client has from its creation on."""
         self.numbers = itertools.count(1)
         self.steps: dict[Callable[[], None], int] = {
             self.create_client: 10,
             self.request: 40,
             self.register: 12,
+            self.register_on_session: 3,
             self.unregister: 8,
             self.fail: 6,
             self.redirect: 8,
             self.paginate: 5,
             self.wait: 4,
-            self.presign: 8,
+            self.presign: 6,
+            self.presign_form: 4,
             self.stub: 5,
             self.express: 6,
             self.configure: 8,
@@ -316,8 +320,10 @@ class Program:
             for role in range(len(ACCOUNTS)):
                 self.add_owner(role, service)
         steps, weights = list(self.steps), list(self.steps.values())
-        while self.wire.requests < requests:
-            step = self.choice.choices(steps, weights)[0]
+        # Each kind of step at least twice, so that a short sequence has them all.
+        planned = self.choice.sample(steps * 2, len(steps) * 2)
+        while planned or self.wire.requests < requests:
+            step = planned.pop() if planned else self.choice.choices(steps, weights)[0]
             try:
                 step()
             except Exception as error:  # noqa: BLE001 - a broken variant raises all kinds
@@ -341,6 +347,7 @@ class Program:
             read_timeout=self.choice.choice((31, 32)),
             mode=self.choice.choice(("legacy", "standard")),
             is_resource=service == "s3" and self.choice.random() < 0.2,
+            marks={mark: {**entry} for mark, entry in self.marks[role].items()},
         )
         self.wire.owners[owner.tag] = owner
         self.owners.append(owner)
@@ -423,6 +430,22 @@ class Program:
             owner.marks[mark] = {"event": event, "handler": handler, "identifier": identifier, "count": 1}
         self.send(owner)
         self.send(self.pick(owner.service))
+
+    def register_on_session(self) -> None:
+        """Register a hook on a session. Clients that are created later have it, and can remove it for themselves."""
+        role = self.choice.randrange(len(ACCOUNTS))
+        mark, event = f"session-{role}-{next(self.numbers)}", self.choice.choice(("before-call", "before-call.s3"))
+        handler = mark_with(mark)
+        self.sessions[role].events.register(event, handler)
+        if event == "before-call":
+            self.marks[role][mark] = {"event": event, "handler": handler, "identifier": {}, "count": 1}
+        else:
+            self.sessions[role].events.unregister(event, handler)
+        if len(self.marks[role]) > 5:
+            mark, entry = self.marks[role].popitem()
+            self.sessions[role].events.unregister(entry["event"], entry["handler"])
+        self.send(self.add_owner(role, self.choice.choice(list(HOSTS))))
+        self.send(self.pick())
 
     def unregister(self) -> None:
         owners = [owner for owner in self.owners if owner.marks]
@@ -512,12 +535,8 @@ class Program:
         self.wire.failures.clear()
 
     def presign(self) -> None:
-        owner = self.pick("s3", "dynamodb", "sqs", "s3")
+        owner = self.pick("s3", "dynamodb", "sqs")
         name = f"{owner.tag}-data"
-        if owner.service == "s3" and self.choice.random() < 0.5:
-            form = owner.client.generate_presigned_post(name, "k")
-            self.wire.judge_presigned(owner, form["url"], form["fields"])
-            return
         operation, arguments = {
             "s3": ("get_object", {"Bucket": name, "Key": "k"}),
             "dynamodb": ("describe_table", {"TableName": name}),
@@ -525,6 +544,11 @@ class Program:
         }[owner.service]
         url = owner.client.generate_presigned_url(operation, arguments)
         self.wire.judge_presigned(owner, url if owner.service == "s3" else f"{url}#{owner.tag}", {})
+
+    def presign_form(self) -> None:
+        owner = self.pick("s3")
+        form = owner.client.generate_presigned_post(f"{owner.tag}-data", "k")
+        self.wire.judge_presigned(owner, form["url"], form["fields"])
 
     def stub(self) -> None:
         """Stub one client. It sends nothing, and another client of its service is not stubbed."""

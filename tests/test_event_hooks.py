@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import inspect
 import random
-import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from botocore import hooks as botocore_hooks
 from botocore.hooks import BaseEventHooks, EventAliaser, HierarchicalEmitter
 from conftest import OTHER_ROLE, ROLE
 
-from xacct_lambda import _event_hooks, assumed_session
+from xacct_lambda import _event_hooks, assumed_session, cache_clear
 from xacct_lambda._event_hooks import SharedEmitter, copy_hooks
 
 EVENTS = ("a", "a.b", "a.b.c", "a.*", "a.*.c", "*.b", "x", "x.y.z.w", "")
@@ -234,16 +235,22 @@ def test_copies_look_up_events_apart() -> None:
     assert copy.copy(original)._lookup_cache is not original._lookup_cache
 
 
-def test_a_copy_does_not_keep_the_source_session_alive() -> None:
-    """The converted hooks have no reference to the emitter they came from."""
-    source = HierarchicalEmitter()
-    references = sys.getrefcount(source)
+def test_hooks_go_with_their_owner() -> None:
+    """Nothing of a role stays in memory because clients of another role share nodes with it."""
+    source = boto3.Session()
+    first, second = (assumed_session(role, source_session=source) for role in (ROLE, OTHER_ROLE))
+    clients = [session.client("s3") for session in (first, second)]
+    hook = Methods()
+    clients[0].meta.events.register("before-call.s3", hook)
+    gone = [weakref.ref(part) for part in (first, first.get_credentials(), hook, clients[0], clients[0].meta.events)]
 
-    shared = copy_hooks(session := session_with(source))
-    del session
+    clients = [clients[1]]
+    del first, hook
+    cache_clear()
+    gc.collect()
 
-    assert shared is not None
-    assert sys.getrefcount(source) <= references + 2, "the session is a cycle that may not be collected yet"
+    assert [reference() for reference in gone] == [None] * len(gone)
+    assert clients[0].meta.events.emit("my-event") == []
 
 
 # --- Hooks must accept keyword arguments ------------------------------------------------------------------------------

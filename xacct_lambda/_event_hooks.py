@@ -3,7 +3,7 @@
 Each botocore client copies all hooks of its session, which takes 90 KB and a third of the time to create a client.
 A client adds 5 to 14 hooks to the 140 that it copies. So the copies here share every node of the trie, and a copy that
 changes replaces only the nodes on the path to the change. No class or function of botocore is replaced: a session
-takes the emitter as its ``event_hooks`` argument.
+gets the emitter in the same place as one of botocore's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PLAIN_CALLABLES: Final = (types.FunctionType, types.MethodType)
 
 
 def copy_hooks(source: boto3.Session) -> BaseEventHooks:
-    """Return a copy of the session's hooks, for the ``event_hooks`` argument of ``botocore.session.Session``.
+    """Return a copy of the session's hooks, as a botocore session takes them.
 
     The copy has the hooks that the source session has now. Hooks that are registered later on either of the two don't
     reach the other.
