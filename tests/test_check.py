@@ -249,7 +249,7 @@ def test_no_credentials(sts, capsys, monkeypatch):
     ("arguments", "said"),
     [
         (["--role-arn", "OrdersReader"], "is not the ARN of a role"),
-        (["--role-arn", ROLE, "--external-id", "our id"], "external_id: refused by STS"),
+        (["--role-arn", ROLE, "--external-id", "our id"], "external_id: must be 2 to 1224"),
         (["--role-arn", ROLE, "--profile", "nowhere"], "nowhere"),
     ],
 )

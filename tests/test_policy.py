@@ -316,8 +316,8 @@ def handler(event, context, *, s3): ...
     ("arguments", "said"),
     [
         (["--role-arn", "Reader"], "--role-arn: 'Reader' is not the ARN"),
-        (["--role-arn", ROLE, "--tag", "a!"], "--tag: the key may hold"),
-        (["--role-arn", ROLE, "--external-id", "a b"], "--external-id: refused by STS"),
+        (["--role-arn", ROLE, "--tag", "a!"], "--tag: the key 'a!' is invalid"),
+        (["--role-arn", ROLE, "--external-id", "a b"], "--external-id: must be 2 to 1224"),
         (["--role-arn", ROLE, "--organization-id", "o-abc"], "--organization-id: 'o-abc' is not"),
         (["--role-arn", ROLE, "--execution-role-arn", "me"], "--execution-role-arn: 'me' is not the ARN"),
         (["--from-handler", "lambda_function"], "--from-handler: 'lambda_function' is not MODULE:FUNCTION, as in"),

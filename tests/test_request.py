@@ -15,7 +15,7 @@ from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xacct_lambda._request import assume_role_request, default_role_session_name, role_arn_parts
+from xacct_lambda._request import LIMITS, assume_role_request, default_role_session_name, role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
@@ -204,7 +204,7 @@ def test_whatever_the_function_is_called_sts_takes_the_session_name(function_nam
     ("argument", "rule"),
     [
         ("role_session_name", SESSION_NAME),
-        ("source_identity", SESSION_NAME),
+        ("source_identity", "[A-Za-z0-9_+=,.@-]{2,256}"),
         ("external_id", "[A-Za-z0-9_+=,.@:/-]{2,1224}"),
     ],
 )
@@ -307,16 +307,16 @@ def test_what_is_not_a_role_arn_is_refused(role_arn: Any) -> None:
     ("role_arn", "advice"),
     [
         ("arn:aws:sts::222222222222:assumed-role/Reader/me", "arn:aws:iam::222222222222:role/[PATH/]Reader"),
-        ("arn:aws:iam:::role/Reader", "account is missing"),
+        ("arn:aws:iam:::role/Reader", "Put the 12 digits of the account before"),
         ("arn:aws:iam::222222222222:role/teams/*", "Name one role"),
         ("arn:aws:iam::222222222222:role/*/Reader", "Name one role"),
         ("arn:aws:iam::222222222222:role/team?/Reader", "Name one role"),
-        ("arn:aws:iam::222222222222:role/Reader ", "White space stands before or after it"),
-        ("\narn:aws:iam::222222222222:role/Reader", "White space stands before or after it"),
-        (f"arn:aws:iam::222222222222:role/teams/{'r' * 65}", "A role's name has 64 characters at most"),
-        ("arn:aws:iam::222222222222:user/me", "only roles can be assumed"),
-        ("arn:aws:iam::222222222222:roles/Reader", "only roles can be assumed"),
-        ("arn:aws:lambda:eu-west-1:222222222222:function:orders", "only roles can be assumed"),
+        ("arn:aws:iam::222222222222:role/Reader ", "Remove the leading or trailing white space"),
+        ("\narn:aws:iam::222222222222:role/Reader", "Remove the leading or trailing white space"),
+        (f"arn:aws:iam::222222222222:role/teams/{'r' * 65}", "The name of a role has at most 64 characters"),
+        ("arn:aws:iam::222222222222:user/me", "pass the ARN of a role"),
+        ("arn:aws:iam::222222222222:roles/Reader", "pass the ARN of a role"),
+        ("arn:aws:lambda:eu-west-1:222222222222:function:orders", "pass the ARN of a role"),
         ("arn:aws:iam::2222:role/Reader", "with the 12 digits of the account"),
     ],
 )
@@ -338,6 +338,7 @@ def test_usual_mistakes_in_role_arns_are_explained(role_arn: str, advice: str) -
         ("role_session_name", "line\n"),
         ("role_session_name", 12),
         ("source_identity", "x"),
+        ("source_identity", "x" * 257),
         ("source_identity", "aws:someone"),
         ("duration_seconds", 899),
         ("duration_seconds", 43201),
@@ -402,13 +403,13 @@ def test_a_bad_external_id_is_not_repeated(external_id: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         assume_role_request(ROLE, external_id=external_id)
 
-    assert str(caught.value) == "external_id: refused by STS, which takes 2 to 1224 letters, digits or _+=,.@:/-"
+    assert str(caught.value) == "external_id: must be 2 to 1224 letters, digits, or _+=,.@:/-"
 
 
 @pytest.mark.parametrize("name", ["SerialNumber", "TokenCode"])
 def test_mfa_is_refused_with_the_reason(name: str) -> None:
     """MFA has no place in a function, and the message says so."""
-    with pytest.raises(ConfigurationError, match="nobody types a code into a function"):
+    with pytest.raises(ConfigurationError, match="because nobody can type an MFA code into a function"):
         assume_role_request(ROLE, extra={name: "123456"})
 
 
@@ -418,7 +419,7 @@ def test_policy_and_policy_arns_share_one_limit() -> None:
     room = 2048 - len(arn) - len('{"Statement":""}')
 
     assume_role_request(ROLE, policy={"Statement": "x" * room}, policy_arns=[arn])
-    with pytest.raises(ConfigurationError, match="together exceed the 2048 characters"):
+    with pytest.raises(ConfigurationError, match="together must not exceed the 2048 characters"):
         assume_role_request(ROLE, policy={"Statement": "x" * (room + 1)}, policy_arns=[arn])
 
 
@@ -556,11 +557,69 @@ class Loner(str):
 
 def test_names_of_further_parameters_are_taken_by_their_characters() -> None:
     """A string that says it is another name than it holds does not bring in a parameter that has an argument."""
-    with pytest.raises(ConfigurationError, match="ExternalId has an argument of its own"):
+    with pytest.raises(ConfigurationError, match="ExternalId has its own argument"):
         assume_role_request(ROLE, extra={Loner("ExternalId"): "smuggled"})
 
 
 def test_a_key_that_stands_twice_in_a_mapping() -> None:
     """Two keys of a policy that are one key in JSON are refused, as it is one of the two that would be lost."""
-    with pytest.raises(ConfigurationError, match="policy: not a JSON document: the same key stands twice"):
+    with pytest.raises(ConfigurationError, match="policy: must be a JSON document: an object has the same key twice"):
         assume_role_request(ROLE, policy={"Statement": [{"Effect": "Deny", Loner("Effect"): "Allow"}]})
+
+
+NEWEST_PARAMETERS = {
+    *("RoleArn", "RoleSessionName", "DurationSeconds", "ExternalId", "SourceIdentity", "Policy", "PolicyArns", "Tags"),
+    *("TransitiveTagKeys", "ProvidedContexts", "MinimumSessionTokenSize", "SerialNumber", "TokenCode"),
+}
+OLDER_LIMITS = {"SourceIdentity": [range(2, 65)]}
+"""What older versions of botocore have in their model."""
+
+
+def model_limits() -> dict[str, dict[str, Any]]:
+    """Return what botocore's model says about each parameter of AssumeRole, and about the parts of tags."""
+    shapes = dict(STS_MODEL.input_shape.members)
+    shapes |= {f"Tags[].{name}": shape for name, shape in shapes["Tags"].member.members.items()}
+    return {name: dict(shape.metadata) for name, shape in shapes.items()}
+
+
+def is_newest_model() -> bool:
+    return "MinimumSessionTokenSize" in STS_MODEL.input_shape.members
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_are_those_of_the_newest_model(name: str) -> None:
+    """Each limit is what botocore's model says, so a limit that AWS changes fails this test."""
+    metadata = model_limits()[name]
+    of_model = range(metadata.get("min", 0), metadata["max"] + 1)
+    expected = [LIMITS[name]] if is_newest_model() else [LIMITS[name], *OLDER_LIMITS.get(name, [])]
+
+    assert of_model in expected
+
+
+def test_parameters_are_those_of_the_newest_model() -> None:
+    """Each parameter of botocore's model has an argument, is sent by way of ``extra``, or is refused with a reason."""
+    names = set(STS_MODEL.input_shape.members)
+
+    assert names == NEWEST_PARAMETERS if is_newest_model() else names <= NEWEST_PARAMETERS
+    assert STS_MODEL.input_shape.members["PolicyArns"].metadata == {}, "the limit of 10 is only in the documentation"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("RoleSessionName", r"[\w+=,.@-]*"),
+        ("SourceIdentity", r"[\w+=,.@-]*"),
+        ("ExternalId", r"[\w+=,.@:\/-]*"),
+        ("Tags[].Key", r"[\p{L}\p{Z}\p{N}_.:/=+\-@]+"),
+        ("Tags[].Value", r"[\p{L}\p{Z}\p{N}_.:/=+\-@]*"),
+    ],
+)
+def test_patterns_are_those_of_the_newest_model(name: str, pattern: str) -> None:
+    """The characters that an argument may have are those of botocore's model."""
+    assert model_limits()[name]["pattern"] == pattern
+
+
+@pytest.mark.parametrize("length", [2, 64, 65, 256])
+def test_source_identity_of_256_characters(length: int) -> None:
+    """A source identity may have 2 to 256 characters, as since botocore 1.44.7."""
+    assert assume_role_request(ROLE, source_identity="x" * length).source_identity == "x" * length

@@ -19,7 +19,7 @@ from xacct_lambda._errors import deadline_error, unavailable
 from xacct_lambda._invocation import current_context, lambda_context, remaining_seconds
 from xacct_lambda._options import AssumeRoleOptions, check_region, validate_options
 from xacct_lambda._processor import available_cores
-from xacct_lambda._request import role_arn_parts, truncated_repr
+from xacct_lambda._request import check_int, role_arn_parts, truncated_repr
 from xacct_lambda._sessions import session_from_options
 from xacct_lambda._sts import MAX_POOL_CONNECTIONS
 from xacct_lambda.exceptions import ConfigurationError, PartialFailureError, XacctLambdaError
@@ -415,14 +415,8 @@ def _default_workers() -> int:
 
 
 def _check_arguments(max_workers: object, return_exceptions: object, context: object, progress: object) -> None:
-    if max_workers is not None and (
-        isinstance(max_workers, bool)
-        or not isinstance(max_workers, int)
-        or not 1 <= max_workers <= MAX_POOL_CONNECTIONS
-    ):
-        raise ConfigurationError(
-            "max_workers", f"must be a whole number from 1 to {MAX_POOL_CONNECTIONS}, not {max_workers!r}"
-        )
+    if max_workers is not None:
+        check_int("max_workers", max_workers, range(1, MAX_POOL_CONNECTIONS + 1))
     if not isinstance(return_exceptions, bool):
         raise ConfigurationError("return_exceptions", f"must be True or False, not {return_exceptions!r}")
     if context is not None and not hasattr(lambda_context(context), "get_remaining_time_in_millis"):

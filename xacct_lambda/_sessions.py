@@ -21,7 +21,7 @@ from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
 from xacct_lambda._endpoint_rules import share_endpoint_rules
 from xacct_lambda._options import check_session_options
-from xacct_lambda._request import AssumeRoleRequest, assume_role_request
+from xacct_lambda._request import AssumeRoleRequest, assume_role_request, check_int
 from xacct_lambda._role_session import RoleSession, effective_region
 from xacct_lambda._service_models import setup_default_session
 from xacct_lambda._sts import STS, config_key
@@ -391,8 +391,7 @@ def cache_resize(
         ConfigurationError: A bound is not a whole number of at least 1; nothing is changed.
     """
     for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():
-        if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
-            raise ConfigurationError(name, f"{bound!r} is not a whole number of at least 1")
+        check_int(name, bound, range(1, sys.maxsize))
     # In place: clients in use would keep a state that is replaced, which the hooks of fork and snapshot never reach.
     default_cache.resize(max_roles=max_roles, max_sessions=max_sessions, max_clients=max_clients)
 
