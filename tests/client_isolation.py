@@ -403,10 +403,11 @@ class Program:
                 self.wire.report(owner.tag, f"its endpoint belongs to {properties['owner']}")
 
         owner.client.meta.events.register("before-call", change_endpoint, unique_id="isolation-endpoint")
-        near = [other for other in self.owners if (other.service, other.region) == (owner.service, owner.region)]
-        for _ in range(2):
-            for other in [owner, *near[:4]]:
-                self.send(other)
+        near = self.draw_owner((owner.role + 1) % len(ACCOUNTS), owner.service)
+        near.region = owner.region
+        self.connect(near)
+        for client in (owner, near, owner):
+            self.send(client, last=True)
 
     # --- Hooks --------------------------------------------------------------------------------------------------------
 
@@ -468,8 +469,8 @@ class Program:
     def request(self) -> None:
         self.send(self.pick())
 
-    def send(self, owner: Owner) -> None:
-        """Send one request of an operation of the client's service."""
+    def send(self, owner: Owner, *, last: bool = False) -> None:
+        """Send one request to the client's service. The last of its operations has the same endpoint for all roles."""
         account, client, name = ACCOUNTS[owner.role], owner.client, f"{owner.tag}-data"
         queue = f"https://sqs.{owner.region}.amazonaws.com/{account}/{name}"
         item = {"id": {"S": owner.tag}}
@@ -495,7 +496,7 @@ class Program:
                 lambda: client.describe_database(DatabaseName=name),
             ],
         }
-        self.choice.choice(requests[owner.service])()
+        (requests[owner.service][-1] if last else self.choice.choice(requests[owner.service]))()
 
     def fail(self) -> None:
         """Let a service fail more often than the client tries: the client's own number of attempts is sent."""
