@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import json
 import logging
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import boto3
 import pytest
@@ -16,12 +21,13 @@ from conftest import OTHER_ROLE, ROLE, FakeSTS, outage, refusal, until
 
 from xacct_lambda import _sessions, assume_role, assumed_session, cache_clear, cache_info
 from xacct_lambda._assumed_credentials import AssumedRoleCredentials
-from xacct_lambda._invocation import current_context
+from xacct_lambda._invocation import current_context, remaining_seconds
 from xacct_lambda._options import AssumeRoleOptions
+from xacct_lambda.events import event_field, role_for
 from xacct_lambda.exceptions import ConfigurationError
 
 EVENT: dict[str, Any] = {"role": ROLE, "tenant": "a"}
-CONTEXT = object()
+CONTEXT = SimpleNamespace(get_remaining_time_in_millis=lambda: 3000)
 
 
 pytestmark = pytest.mark.usefixtures("_sts_is_fake")
@@ -371,7 +377,7 @@ def test_a_plain_function_is_returned_with_its_name_and_notes() -> None:
     assert decorated.note == "kept"
     assert decorated.__wrapped__ is handler
     assert list(inspect.signature(decorated).parameters) == ["event", "context", "option"]
-    assert inspect.signature(decorated).return_annotation == "str"
+    assert inspect.signature(decorated).return_annotation is str
 
 
 def test_the_invocation_is_known_while_the_handler_runs() -> None:
@@ -818,3 +824,674 @@ def test_a_warm_call_does_not_wait_for_sessions() -> None:
     # The lock is left first: a pool is left when its threads have ended.
     with ThreadPoolExecutor(1) as pool, _sessions.default_cache.build_lock:
         assert pool.submit(handler, EVENT, CONTEXT).result(5) is client
+
+
+# --- Callers ----------------------------------------------------------------------------------------------------------
+
+
+ROUTER = {"allowed_roles": [ROLE, OTHER_ROLE], "session": "session"}
+
+
+@pytest.mark.parametrize(
+    "role_arn",
+    [
+        lambda event, context: event["role"],
+        lambda e, c: e["role"],
+        lambda event, context=None: event["role"],
+        lambda event, **others: event["role"],
+        lambda *arguments: arguments[0]["role"],
+        role_for("arn:aws:iam::222222222222:role/{name}", name=event_field("name")),
+    ],
+    ids=["same names", "other names", "default", "keywords", "positions", "event_field"],
+)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda handler, event: handler(event, CONTEXT),
+        lambda handler, event: handler(event, context=CONTEXT),
+        lambda handler, event: handler(context=CONTEXT, event=event),
+    ],
+    ids=["positions", "mixed", "keywords"],
+)
+def test_an_option_gets_the_arguments_however_the_caller_passes_them(role_arn: Any, call: Any) -> None:
+    """A callable reads the event, whether the caller passes it by position or by keyword, and whatever it calls it."""
+
+    @assume_role(role_arn, **ROUTER)
+    def handler(event, context, *, session):
+        return session
+
+    assert call(handler, {"role": ROLE, "name": "role-on-source-account"}) is assumed_session(ROLE)
+
+
+def test_a_record_handler() -> None:
+    """A record handler is called with ``record=…``, as Powertools' batch processors do, with or without a context."""
+
+    @assume_role(lambda record: record["role"], **ROUTER)
+    def handle(record, *, session):
+        return session
+
+    @assume_role(lambda record, lambda_context=None: record["role"], **ROUTER)
+    def handle_with_context(record, lambda_context=None, *, session):
+        return session, current_context.get()
+
+    assert handle(record={"role": ROLE}) is handle({"role": ROLE}) is assumed_session(ROLE)
+    assert handle_with_context(record={"role": ROLE}) == (assumed_session(ROLE), None)
+    assert handle_with_context(record={"role": ROLE}, lambda_context=CONTEXT) == (assumed_session(ROLE), CONTEXT)
+
+
+def test_a_record_handlers_event_field() -> None:
+    """``xacct_lambda.events`` reads the record of a record handler, which has no context."""
+
+    @assume_role(role_for("arn:aws:iam::222222222222:role/{name}", name=event_field("name")), **ROUTER)
+    def handle(record, *, session):
+        return session
+
+    assert handle(record={"name": "role-on-source-account"}) is assumed_session(ROLE)
+
+
+def test_powertools_batches() -> None:
+    """Powertools' batch utility runs a decorated record handler, whose role depends on the record."""
+    batch = pytest.importorskip("aws_lambda_powertools.utilities.batch")
+    processor = batch.BatchProcessor(event_type=batch.EventType.SQS)
+    sessions = []
+
+    @assume_role(lambda record: record.body, **ROUTER)
+    def handle(record, *, session):
+        sessions.append((session, current_context.get()))
+
+    @assume_role(ROLE, session="own")
+    def handler(event, context, *, own):
+        return batch.process_partial_response(event, handle, processor, context=context)
+
+    records = [{"messageId": str(number), "body": body} for number, body in enumerate((ROLE, OTHER_ROLE))]
+
+    assert handler({"Records": records}, CONTEXT) == {"batchItemFailures": []}
+    assert sessions == [(assumed_session(ROLE), CONTEXT), (assumed_session(OTHER_ROLE), CONTEXT)]
+
+
+def test_powertools_routes_with_validation() -> None:
+    """Powertools evaluates the annotations of a decorated route, which are strings in the route's own module."""
+    event_handler = pytest.importorskip("aws_lambda_powertools.event_handler")
+    pytest.importorskip("pydantic")
+    app = event_handler.APIGatewayRestResolver(enable_validation=True)
+
+    @app.get("/orders/<order>")
+    @assume_role(ROLE, session="session")
+    def route(order: int, *, session: Any) -> dict[str, bool]:
+        return {"is_int": isinstance(order, int), "has_session": session is assumed_session(ROLE)}
+
+    event = {
+        "path": "/orders/7",
+        "httpMethod": "GET",
+        "requestContext": {"stage": "$default", "requestId": "r"},
+        "headers": {},
+        "multiValueHeaders": {},
+        "queryStringParameters": {},
+        "multiValueQueryStringParameters": {},
+        "body": None,
+        "isBase64Encoded": False,
+    }
+    answer = app.resolve(event, CONTEXT)
+
+    assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"is_int": True, "has_session": True})
+
+
+class Order:
+    """A class of the handler's module, which annotations name."""
+
+
+def test_annotations_are_types_of_the_handlers_module() -> None:
+    """The public signature has types where ``from __future__ import annotations`` leaves text, and no injected ones."""
+
+    def handler(event: Order, context: Missing, *, sqs: Any) -> list[Order]:  # type: ignore[name-defined]  # noqa: F821
+        return []
+
+    class Handler:
+        def __call__(self, event: Order, context: object, *, sqs: Any) -> list[Order]:
+            return []
+
+    for original in (handler, functools.partial(handler), Handler()):
+        decorated = assume_role(ROLE, clients=["sqs"])(original)
+        signature = inspect.signature(decorated)
+
+        assert signature.parameters["event"].annotation is Order
+        assert signature.return_annotation == list[Order]
+        assert decorated.__annotations__.keys() == {"event", "context", "return"}
+    assert inspect.signature(assume_role(ROLE, clients=["sqs"])(handler)).parameters["context"].annotation == "Missing"
+
+
+def test_an_option_without_a_signature() -> None:
+    """A callable of a C library, which has no signature, gets the arguments as the caller passes them."""
+
+    class NoSignature:
+        @property
+        def __signature__(self) -> Any:
+            raise ValueError("no signature")
+
+        def __call__(self, event, context):
+            return event["role"]
+
+    @assume_role(NoSignature(), **ROUTER)
+    def handler(event, context, *, session):
+        return session
+
+    assert handler({"role": ROLE}, CONTEXT) is assumed_session(ROLE)
+
+
+def test_an_option_that_cannot_take_the_arguments() -> None:
+    """A callable that fits no form of the arguments raises Python's own TypeError, as does a call of too many."""
+
+    @assume_role(lambda one, two, three: ROLE, **ROUTER)
+    def handler(event, context=None, *, session):
+        return session
+
+    with pytest.raises(TypeError, match="'two' and 'three'"):
+        handler({"role": ROLE})
+    with pytest.raises(TypeError, match="nothing"):
+        handler(nothing=1)
+
+
+def test_a_call_by_keyword_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a static role, a warm call by keyword is served from the same cache as one by position."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def route(order, *, sqs):
+        return sqs
+
+    client = route(order=7)
+    monkeypatch.setattr(_sessions, "assumed_session", None)
+
+    assert route(order=8) is route(9) is client
+
+
+def test_stubs_override_what_is_cached() -> None:
+    """A stub that the caller passes replaces the injected client, also when the client is cached."""
+
+    @assume_role(ROLE, clients=["sqs", "sns"])
+    def handler(event, context, *, sqs, sns):
+        return sqs, sns
+
+    sqs, sns = handler(EVENT, CONTEXT)
+
+    assert handler(EVENT, CONTEXT, sqs="stub") == ("stub", sns)
+    assert handler(EVENT, CONTEXT) == (sqs, sns)
+
+
+def test_an_option_does_not_get_the_stubs() -> None:
+    """A client that a test passes in the place of an injected one is not passed to callable options."""
+
+    @assume_role(lambda event, context: event["role"], allowed_roles=[ROLE], clients=["sqs"], session="session")
+    def handler(event, context, *, sqs, session):
+        return sqs, session
+
+    assert handler({"role": ROLE}, CONTEXT, sqs="stub") == ("stub", assumed_session(ROLE))
+
+
+def test_roles_of_the_event_stack() -> None:
+    """Below another decorator of the library, an option does not get what that one injects."""
+
+    @assume_role(ROLE, session="source")
+    @assume_role(lambda event, context: event["role"], allowed_roles=[OTHER_ROLE], session="target")
+    def handler(event, context, *, source, target):
+        return source, target
+
+    assert handler({"role": OTHER_ROLE}, CONTEXT) == (assumed_session(ROLE), assumed_session(OTHER_ROLE))
+
+
+@pytest.mark.parametrize("spec", [True, False], ids=["autospec", "spec_set"])
+def test_autospec_of_a_decorated_handler(spec: bool) -> None:
+    """``create_autospec`` of a handler has its public signature."""
+
+    @assume_role(ROLE, clients=["sqs"])
+    def handler(event, context, *, sqs):
+        return None
+
+    double = mock.create_autospec(handler, spec_set=not spec, return_value="done")
+
+    assert double(EVENT, CONTEXT) == "done"
+    with pytest.raises(TypeError, match="context"):
+        double(EVENT)
+
+
+def test_autospec_of_a_session() -> None:
+    """``create_autospec`` of a session gives a double with boto3's methods."""
+    double = mock.create_autospec(assumed_session(ROLE), instance=True)
+
+    double.client("s3")
+    double.client.assert_called_once_with("s3")
+    with pytest.raises(AttributeError):
+        double.no_such_method()
+
+
+# --- The invocation ---------------------------------------------------------------------------------------------------
+
+
+def test_a_nested_function_belongs_to_the_outer_invocation() -> None:
+    """A decorated function that gets no context of its own knows how long the outer invocation has left."""
+
+    @assume_role(OTHER_ROLE, session="session")
+    def route(order, *extra, session, **options):
+        return current_context.get()
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        return [route(7), route(order=7), route({"order": 7}, None), route(event, context=None), route(order=Order())]
+
+    assert handler(EVENT, CONTEXT) == [CONTEXT] * 5
+    assert current_context.get() is None
+
+
+def test_a_nested_function_with_a_context_of_its_own() -> None:
+    """A context that is passed on is the current one while the nested function runs, and the outer one afterwards."""
+    inner = SimpleNamespace(get_remaining_time_in_millis=lambda: 1000)
+
+    @assume_role(OTHER_ROLE, session="session")
+    def route(event, context, *, session):
+        return current_context.get()
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        return route(event, inner), route(event=event, context=inner), current_context.get()
+
+    assert handler(EVENT, CONTEXT) == (inner, inner, CONTEXT)
+
+
+def test_a_durable_context() -> None:
+    """The context of a durable function, which contains Lambda's, is recognized."""
+    context = SimpleNamespace(lambda_context=CONTEXT)
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, more=None, *, session):
+        return current_context.get(), remaining_seconds()
+
+    assert handler(EVENT, context, 3) == (context, 2.75)
+
+
+def test_an_argument_that_fails_to_be_read() -> None:
+    """An argument whose attributes raise, as a proxy without its request does, is no context."""
+
+    class Proxy:
+        def __getattr__(self, name):
+            raise RuntimeError("outside of a request")
+
+    @assume_role(ROLE, session="session")
+    def handler(event, *, session):
+        return current_context.get()
+
+    assert handler(Proxy()) is None
+
+
+STEPS = ["first", "sent", "thrown", "end"]
+
+
+def test_generators() -> None:
+    """A generator handler stays one. Its invocation is current in each step, and not between the steps."""
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        assert current_context.get() is CONTEXT
+        sent = yield "first"
+        assert (sent, current_context.get()) == ("sent", CONTEXT)
+        try:
+            yield "second"
+        except KeyError:
+            assert current_context.get() is CONTEXT
+            yield "third"
+        return "end"
+
+    assert inspect.isgeneratorfunction(handler)
+    generator = handler(EVENT, CONTEXT)
+    assert next(generator) == "first"
+    assert current_context.get() is None
+    assert generator.send("sent") == "second"
+    assert generator.throw(KeyError("thrown")) == "third"
+    with pytest.raises(StopIteration) as stopped:
+        next(generator)
+    assert stopped.value.value == "end"
+    assert current_context.get() is None
+
+
+def test_a_generator_that_is_closed() -> None:
+    """Closing a generator runs its clean-up within the invocation."""
+    seen = []
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        try:
+            yield 1
+        finally:
+            seen.append(current_context.get())
+
+    generator = handler(EVENT, CONTEXT)
+    next(generator)
+    generator.close()
+
+    assert seen == [CONTEXT]
+
+
+def test_a_generator_in_another_thread() -> None:
+    """A framework may run each step of a generator in a thread of its own."""
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        for _ in range(3):
+            yield current_context.get()
+
+    generator = handler(EVENT, CONTEXT)
+    steps = []
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as pool:
+            steps.append(pool.submit(next, generator).result())
+
+    assert steps == [CONTEXT] * 3
+
+
+def test_a_nested_generator() -> None:
+    """A generator without a context of its own keeps the invocation in which its first step ran."""
+
+    @assume_role(OTHER_ROLE, session="session")
+    def records(*, session):
+        yield current_context.get()
+        yield current_context.get()
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, *, session):
+        generator = records()
+        return next(generator), generator
+
+    first, generator = handler(EVENT, CONTEXT)
+    assert [first, next(generator)] == [CONTEXT] * 2
+
+
+def test_async_generators() -> None:
+    """An asynchronous generator handler stays one, and its invocation is current in each step."""
+    closed = []
+
+    @assume_role(ROLE, session="session")
+    async def handler(event, context, *, session):
+        assert current_context.get() is CONTEXT
+        sent = yield "first"
+        await asyncio.sleep(0)
+        assert (sent, current_context.get()) == ("sent", CONTEXT)
+        try:
+            yield "second"
+        except KeyError:
+            yield "third"
+        try:
+            yield "fourth"
+        finally:
+            await asyncio.sleep(0)
+            closed.append(current_context.get())
+
+    async def consume() -> list[Any]:
+        generator = handler(EVENT, CONTEXT)
+        steps = [await anext(generator), current_context.get(), await generator.asend("sent")]
+        steps += [await generator.athrow(KeyError("thrown")), await anext(generator), current_context.get()]
+        await generator.aclose()
+        return [*steps, [step async for step in counted(EVENT, CONTEXT)]]
+
+    @assume_role(ROLE, session="session")
+    async def counted(event, context, *, session):
+        yield 1
+        yield 2
+
+    assert inspect.isasyncgenfunction(handler)
+    assert asyncio.run(consume()) == ["first", None, "second", "third", "fourth", None, [1, 2]]
+    assert closed == [CONTEXT]
+
+
+@pytest.mark.parametrize("kind", ["generator", "coroutine", "async generator"])
+def test_functions_that_return_a_generator_or_a_coroutine(kind: str) -> None:
+    """A decorator that hides which kind of function it wraps does not end the invocation before the body has run."""
+
+    def generator(event, context, *, session):
+        yield current_context.get()
+
+    async def coroutine(event, context, *, session):
+        return current_context.get()
+
+    async def async_generator(event, context, *, session):
+        yield current_context.get()
+
+    original = {"generator": generator, "coroutine": coroutine, "async generator": async_generator}[kind]
+
+    @assume_role(ROLE, session="session")
+    def handler(event, context, **clients):
+        return original(event, context, **clients)
+
+    async def run(result: Any) -> Any:
+        if kind == "coroutine":
+            return await result
+        return next(result) if kind == "generator" else await anext(result)
+
+    assert asyncio.run(run(handler(EVENT, CONTEXT))) is CONTEXT
+
+
+def test_generator_objects() -> None:
+    """An object whose ``__call__`` is a generator becomes a generator function."""
+
+    class Handler:
+        def __call__(self, event, context, *, session):
+            yield session
+
+    handler = assume_role(ROLE, session="session")(Handler())
+
+    assert inspect.isgeneratorfunction(handler)
+    assert list(handler(EVENT, CONTEXT)) == [assumed_session(ROLE)]
+
+
+# --- Decorators that drop keywords ------------------------------------------------------------------------------------
+
+
+def wraps_only_event_and_context(handler):
+    @functools.wraps(handler)
+    def wrapper(event, context):
+        return handler(event, context)
+
+    return wrapper
+
+
+class WrapsInAnObject:
+    def __init__(self, handler):
+        functools.update_wrapper(self, handler)
+        self.handler = handler
+
+    def __call__(self, event, context):
+        return self.handler(event, context)
+
+
+def passes_all(handler):
+    @functools.wraps(handler)
+    def wrapper(*args, **kwargs):
+        return handler(*args, **kwargs)
+
+    return wrapper
+
+
+def shows_a_narrow_signature(handler):
+    wrapper = passes_all(handler)
+    wrapper.__signature__ = inspect.Signature(inspect.signature(lambda event, context, *, s3: None).parameters.values())
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "decorators",
+    [
+        (wraps_only_event_and_context,),
+        (WrapsInAnObject,),
+        (passes_all, wraps_only_event_and_context),
+        (wraps_only_event_and_context, passes_all),
+        (functools.partial, wraps_only_event_and_context),
+        (wraps_only_event_and_context, functools.partial),
+    ],
+    ids=lambda decorators: " over ".join(decorator.__name__ for decorator in decorators),
+)
+def test_a_decorator_below_that_drops_keywords(decorators: Any) -> None:
+    """A decorator below that takes event and context only is found at decoration, at whatever depth."""
+    handler: Any = takes_s3
+    for decorator in reversed(decorators):
+        handler = decorator(handler)
+
+    with pytest.raises(
+        ConfigurationError, match=r"\(event, context, \*, s3\) has a decorator .*that doesn't pass 's3' on"
+    ) as caught:
+        assume_role(ROLE, clients=["s3"])(handler)
+    assert caught.value.argument == "clients"
+
+
+@pytest.mark.parametrize("decorator", [passes_all, shows_a_narrow_signature, functools.partial, functools.lru_cache])
+def test_a_decorator_below_that_passes_keywords(decorator: Any) -> None:
+    """A decorator below that passes keywords on, or shows in its signature that it does, is accepted."""
+    handler = assume_role(ROLE, session="s3")(decorator(takes_s3))
+
+    assert handler("event", "context") is assumed_session(ROLE)
+
+
+def test_a_dropped_keyword_that_no_signature_shows() -> None:
+    """If a decorator accepts the keyword and drops it, a note on the TypeError says what to do."""
+
+    def drops(handler):
+        @functools.wraps(handler)
+        def wrapper(event, context, **kwargs):
+            return handler(event, context)
+
+        return wrapper
+
+    def drops_async(handler):
+        @functools.wraps(handler)
+        async def wrapper(event, context, **kwargs):
+            return await handler(event, context)
+
+        return wrapper
+
+    async def takes_s3_async(event, context, *, s3):
+        return s3
+
+    decorate = assume_role(ROLE, session="s3")
+    with pytest.raises(TypeError, match="'s3'") as caught:
+        decorate(drops(takes_s3))(EVENT, CONTEXT)
+    with pytest.raises(TypeError, match="'s3'") as caught_async:
+        asyncio.run(decorate(drops_async(takes_s3_async))(EVENT, CONTEXT))
+    for error in (caught.value, caught_async.value):
+        assert error.__notes__[0].startswith("@assume_role passes 's3' as a keyword argument to ")
+        assert error.__notes__[0].endswith("put @assume_role directly above the function")
+
+
+def test_other_type_errors_have_no_note() -> None:
+    """A TypeError of the handler's own is left as it is."""
+
+    @assume_role(ROLE, session="s3")
+    def handler(event, context, *, s3):
+        raise TypeError(event)
+
+    for text in ("unsupported operand", "'s3' is a bad argument", "missing 1 required keyword-only argument: 'other'"):
+        with pytest.raises(TypeError) as caught:
+            handler(text, CONTEXT)
+        assert not hasattr(caught.value, "__notes__")
+
+
+# --- Options that exist elsewhere -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("ExternalId", r"^ExternalId: no such option\. Write external_id$"),
+        ("DurationSeconds", r"Write duration_seconds$"),
+        ("RoleSessionName", r"Write role_session_name$"),
+        ("ProvidedContexts", r'Write extra=\{"ProvidedContexts": …\}$'),
+        ("SerialNumber", r"no such option, because nobody can type an MFA code into a function$"),
+        ("mfa_serial", r"nobody can type an MFA code"),
+        ("profile_name", r"source_session=boto3\.Session\(profile_name=…\)$"),
+        ("aws_access_key_id", r"source_session=boto3\.Session\(aws_access_key_id=…\)$"),
+        ("botocore_session", r"source_session=boto3\.Session\(botocore_session=…\)$"),
+        ("source_profile", r"source_session=boto3\.Session\(profile_name=…\)$"),
+        ("config", r"Write sts_config"),
+        ("external_ids", r"did you mean 'external_id'\?$"),
+        ("regoin_name", r"did you mean 'region_name'\?$"),
+        ("zzz", r"^zzz: no such option$"),
+    ],
+)
+def test_an_option_that_does_not_exist(option: str, message: str) -> None:
+    """An option by boto3's, the profile's, or a misspelled name is answered with the right one, in both functions."""
+    secret = "value-" + "of-the-option"
+    for function in (
+        lambda: assume_role(ROLE, clients=["s3"], **{option: secret}),
+        lambda: assumed_session(ROLE, **{option: secret}),
+    ):
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            function()
+        assert caught.value.argument == option
+        assert secret not in str(caught.value)
+
+
+def test_without_parentheses() -> None:
+    """``@assume_role`` without a role says how to write it."""
+    with pytest.raises(
+        ConfigurationError, match=r"^role_arn: takes_s3 is decorated without a role\. Write @assume_role"
+    ):
+        assume_role(takes_s3)
+
+
+@pytest.mark.parametrize("variable", ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_INITIALIZATION_TYPE"])
+@pytest.mark.parametrize("duration", [3601, 7200, timedelta(hours=2)])
+def test_more_than_an_hour_on_lambda(monkeypatch: pytest.MonkeyPatch, variable: str, duration: Any) -> None:
+    """On Lambda, more than an hour is rejected at decoration and at the call: a function is itself an assumed role."""
+    monkeypatch.setenv(variable, "on-demand")
+    for function in (
+        lambda: assume_role(ROLE, clients=["s3"], duration_seconds=duration),
+        lambda: assumed_session(ROLE, duration_seconds=duration),
+        lambda: assume_role(ROLE, session="s3", duration_seconds=lambda *_: duration)(takes_s3)(EVENT, CONTEXT),
+    ):
+        with pytest.raises(
+            ConfigurationError, match=r"role chaining allows 3600 at most, and the role of a Lambda"
+        ) as caught:
+            function()
+        assert caught.value.argument == "duration_seconds"
+    assert cache_info().sessions == 0
+    assert assumed_session(ROLE, duration_seconds=duration, source_session=boto3.Session())
+    assert assume_role(ROLE, clients=["s3"], duration_seconds=3600)
+
+
+def test_more_than_an_hour_of_an_assumed_source() -> None:
+    """An assumed source session is rejected with more than an hour at decoration, wherever the code runs."""
+    source = assumed_session(ROLE)
+
+    with pytest.raises(ConfigurationError, match="source_session is an assumed role"):
+        assume_role(OTHER_ROLE, clients=["s3"], source_session=source, duration_seconds=7200)
+
+
+# --- Frames -----------------------------------------------------------------------------------------------------------
+
+
+EXTERNAL_ID = "shared-with-" + "tenant-blue"
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: assumed_session(ROLE, external_id=EXTERNAL_ID, tags={"tenant": "not*a*tag"}),
+        lambda: assumed_session(ROLE, external_id=EXTERNAL_ID, region_name="no region"),
+        lambda: assumed_session(ROLE, external_id=EXTERNAL_ID, zzz=1),
+        lambda: assume_role(ROLE, external_id=EXTERNAL_ID, duration_seconds=1, clients=["s3"]),
+        lambda: assume_role(ROLE, external_id=EXTERNAL_ID, clients=["no-service"]),
+        lambda: assume_role(ROLE, external_id=EXTERNAL_ID, tags=lambda *_: {"t": "*"}, session="s3")(takes_s3)(1, None),
+        lambda: assume_role(ROLE, external_id=lambda *_: EXTERNAL_ID, tags=lambda *_: {"t": "*"}, session="s3")(
+            takes_s3
+        )(1, None),
+        lambda: assume_role(lambda *_: OTHER_ROLE, allowed_roles=[ROLE], external_id=EXTERNAL_ID, session="s3")(
+            takes_s3
+        )(1, None),
+    ],
+)
+def test_an_external_id_is_in_no_frame(fail: Any) -> None:
+    """No frame of the library that a ConfigurationError passes through has the external ID in a local variable."""
+    with pytest.raises(ConfigurationError) as caught:
+        fail()
+
+    error: BaseException | None = caught.value
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals["__name__"].startswith("xacct_lambda"):
+                assert EXTERNAL_ID not in repr(dict(frame.f_locals))
+        error = error.__cause__ or error.__context__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import os
 import re
@@ -504,7 +505,55 @@ def test_a_client_in_use_after_eviction_keeps_working(server: ScriptedSTS) -> No
 
 
 @pytest.mark.parametrize("read", [event_field("tenant"), tenant_id(), eventbridge_account(), api_caller_account()])
-def test_a_handler_called_by_keyword(read: Any) -> None:
-    """A handler that is called without event and context by position is told so."""
-    with pytest.raises(ConfigurationError, match="without the event and the context by position"):
-        read({"tenant": "a"})
+def test_a_handler_called_without_an_event(read: Any) -> None:
+    """A handler that is called without any argument is told that there is no event to read."""
+    with pytest.raises(ConfigurationError, match="called without an event"):
+        read()
+
+
+def test_a_handler_of_the_event_only() -> None:
+    """A handler of one argument, such as a record handler, has an event and no context."""
+    assert event_field("tenant")({"tenant": "a"}) == "a"
+    with pytest.raises(ConfigurationError, match="tenant_id is not there"):
+        tenant_id()({"tenant": "a"})
+
+
+class _Detail:
+    tenant = "blue"
+
+
+@dataclasses.dataclass
+class _Order:
+    detail: Any
+    account: str = "222222222222"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        _Order(_Detail()),
+        _Order({"tenant": "blue"}),
+        {"detail": _Detail(), "account": "222222222222"},
+        SimpleNamespace(detail=SimpleNamespace(tenant="blue"), account="222222222222"),
+    ],
+)
+def test_events_that_are_objects(event: Any) -> None:
+    """A field of a dataclass or of a model is an attribute, at any level."""
+    assert event_field("detail.tenant")(event, None) == "blue"
+    assert eventbridge_account()(event, None) == "222222222222"
+    with pytest.raises(ConfigurationError, match=r"'detail\.region' is not there"):
+        event_field("detail.region")(event, None)
+
+
+def test_events_that_are_models_of_pydantic() -> None:
+    """A field of a pydantic model is read below Powertools' ``event_parser``."""
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Order", tenant=(str, ...))
+
+    assert event_field("tenant")(model(tenant="blue"), None) == "blue"
+
+
+def test_a_method_is_no_field() -> None:
+    """An attribute that is no text, such as a method of a string, is no name."""
+    with pytest.raises(ConfigurationError, match="is not a name"):
+        event_field("tenant.upper")({"tenant": "blue"}, None)

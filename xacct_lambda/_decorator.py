@@ -9,7 +9,8 @@ import logging
 import os
 import threading
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack
 
 import boto3
@@ -20,11 +21,17 @@ from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
-from xacct_lambda._invocation import current_context
-from xacct_lambda._options import AssumeRoleOptions, PerEvent, check_region, did_you_mean, validate_options
-from xacct_lambda._redaction import loggable
+from xacct_lambda._invocation import (
+    Invocation,
+    InvocationGenerator,
+    async_generator_function,
+    current_context,
+    find_context,
+)
+from xacct_lambda._options import AssumeRoleOptions, PerEvent, call_option, check_region, did_you_mean, validate_options
+from xacct_lambda._redaction import hide_arguments, loggable
 from xacct_lambda._service_models import default_loader
-from xacct_lambda._sessions import session_from_options
+from xacct_lambda._sessions import check_chained_duration, session_from_options
 from xacct_lambda.exceptions import ConfigurationError
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +55,7 @@ class _Decorator(Protocol):
     ) -> Callable[Concatenate[_Event, _Context, ...], _Result]: ...
 
 
+@hide_arguments
 def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the session are options
     role_arn: PerEvent[str],
     *,
@@ -95,9 +103,15 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
     :class:`~xacct_lambda.exceptions.AssumeRoleError` or :class:`~xacct_lambda.exceptions.STSUnavailableError`, since
     credentials are fetched when a request is signed.
     """
+    if callable(role_arn) and not (clients or resources or session or allowed_roles or options):
+        name = getattr(role_arn, "__qualname__", type(role_arn).__name__)
+        raise ConfigurationError(
+            "role_arn", f'{name} is decorated without a role. Write @assume_role("arn:aws:iam::…", clients=["s3"])'
+        )
     if not isinstance(prefetch, bool | None):
         raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")
-    checked = validate_options(options, others=inspect.signature(assume_role).parameters)
+    checked = validate_options(options, others=inspect.signature(assume_role).parameters.keys() - {"options"})
+    check_chained_duration(checked.get("duration_seconds", 0), checked.get("source_session"))
     injections = _injections(clients, resources, session, options.get("source_session"))
     injector = _Injector(role_arn, injections, allowed_roles, checked)
 
@@ -223,13 +237,18 @@ class _Injector:
         self._resolve()
         _sessions.default_cache.connections.load_trust_stores()
 
-    def inject(self, positional: tuple[Any, ...], passed: dict[str, Any]) -> dict[str, Any]:
-        """Return the handler's keyword arguments: those the caller passed, and those it left to be injected."""
-        if not passed and not self._depends_on_event:
+    def inject(self, args: tuple[Any, ...], kwargs: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+        """Return the handler's keyword arguments: those that the caller passed, and those that it left out."""
+        if not self._depends_on_event:
             injected = self._cached.get()
-            return self._resolve() if injected is None else injected
-        missing = self.names - passed.keys()
-        return passed | self._build(self._session(*positional), missing) if missing else passed
+            if injected is None and self.names.isdisjoint(kwargs):
+                injected = self._resolve()
+            if injected is not None:
+                return {**injected, **kwargs} if kwargs else injected
+        missing = self.names - kwargs.keys()
+        if not missing:
+            return kwargs
+        return kwargs | self._build(self._session(args, kwargs, signature), missing)
 
     def _resolve(self) -> dict[str, Any]:
         # Read both first: if one changes while the clients are created, the next call builds them again.
@@ -242,9 +261,23 @@ class _Injector:
     def _build(self, session: _sessions.AssumedSession, names: Iterable[str]) -> dict[str, Any]:
         return {name: self._injections[name].build(session) for name in names}
 
-    def _session(self, *positional: Any) -> _sessions.AssumedSession:
-        role_arn = self._allowed.checked(self._role_arn(*positional)) if callable(self._role_arn) else self._role_arn
-        return session_from_options(role_arn, self._options, *positional)
+    @hide_arguments
+    def _session(
+        self,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = types.MappingProxyType({}),
+        signature: inspect.Signature = inspect.Signature(),  # noqa: B008 - immutable
+    ) -> _sessions.AssumedSession:
+        # A client that the caller passes in the place of an injected one is not an argument of the handler.
+        passed = {name: value for name, value in kwargs.items() if name not in self.names}
+
+        def value_of(option: Any) -> Any:
+            return call_option(option, args, passed, signature) if callable(option) else option
+
+        role_arn = value_of(self._role_arn)
+        if callable(self._role_arn):
+            role_arn = self._allowed.checked(role_arn)
+        return session_from_options(role_arn, {name: value_of(option) for name, option in self._options.items()})
 
 
 def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any]:
@@ -253,24 +286,27 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
             "handler", f"a {type(handler).__name__} cannot be called; decorate the function below it"
         )
     signature = _public_signature(handler, injector)
-    inject = injector.inject
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        token = current_context.set(args and args[-1])
-        try:
-            return handler(*args, **inject(args, kwargs))
-        finally:
-            current_context.reset(token)
+    call = _caller(handler, injector, signature)
 
     async def await_(*args: Any, **kwargs: Any) -> Any:
-        token = current_context.set(args and args[-1])
         try:
-            return await handler(*args, **inject(args, kwargs))
-        finally:
-            current_context.reset(token)
+            return await call(*args, **kwargs)
+        except TypeError as error:
+            _explain(error, injector, handler)
+            raise
 
-    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
-    wrapper: Callable[..., Any] = await_ if is_async else call
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        return (yield from call(*args, **kwargs))
+
+    # Frameworks ask which kind of function it is, so a wrapper is of the handler's kind.
+    wrapper: Callable[..., Any] = call
+    for is_kind, wrapper_of_kind in (
+        (inspect.iscoroutinefunction, await_),
+        (inspect.isgeneratorfunction, generate),
+        (inspect.isasyncgenfunction, async_generator_function(call, nullcontext())),
+    ):
+        if is_kind(handler) or is_kind(type(handler).__call__):
+            wrapper = wrapper_of_kind
     named = handler.func if isinstance(handler, functools.partial) else handler
     functools.update_wrapper(wrapper, named if hasattr(named, "__name__") else type(named), updated=())
     vars(wrapper).update(
@@ -280,7 +316,56 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
         __signature__=signature,
         __xacct_lambda__=(injector, *_injectors_of(handler)),
     )
+    annotations = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    annotations["return"] = signature.return_annotation
+    wrapper.__annotations__ = {name: value for name, value in annotations.items() if value is not signature.empty}
     return wrapper
+
+
+def _caller(handler: Callable[..., Any], injector: _Injector, signature: inspect.Signature) -> Callable[..., Any]:
+    """Return a function that calls the handler with what is injected, in its invocation."""
+    inject = injector.inject
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        context = find_context(args, kwargs)
+        # A function that gets no context is called inside a handler, and belongs to that handler's invocation.
+        token = None if context is None else current_context.set(context)
+        try:
+            result = handler(*args, **inject(args, kwargs, signature))
+        except TypeError as error:
+            _explain(error, injector, handler)
+            raise
+        finally:
+            if token is not None:
+                current_context.reset(token)
+        within = _WITHIN.get(type(result))
+        return result if within is None else within(result, Invocation(context or current_context.get()))
+
+    return call
+
+
+async def _await_within(coroutine: Coroutine[Any, Any, Any], invocation: Invocation) -> Any:
+    with invocation:
+        return await coroutine
+
+
+# What a handler may return before its body has run.
+_WITHIN: Final[dict[type, Callable[[Any, Invocation], Any]]] = {
+    types.CoroutineType: _await_within,
+    types.GeneratorType: InvocationGenerator,
+    types.AsyncGeneratorType: lambda generator, invocation: async_generator_function(lambda: generator, invocation)(),
+}
+
+
+def _explain(error: TypeError, injector: _Injector, handler: Callable[..., Any]) -> None:
+    """Add a note to a TypeError of a handler that did not get, or could not take, what is injected."""
+    text = str(error)
+    names = [name for name in injector.names if f"'{name}'" in text]
+    if names and ("required keyword" in text or "unexpected keyword" in text or "required positional" in text):
+        error.add_note(
+            f"@assume_role passes {names[0]!r} as a keyword argument to {_describe(handler)}. If a decorator below "
+            "@assume_role doesn't pass keyword arguments on, put @assume_role directly above the function"
+        )
 
 
 def _injectors_of(handler: Callable[..., Any]) -> tuple[_Injector, ...]:
@@ -289,9 +374,9 @@ def _injectors_of(handler: Callable[..., Any]) -> tuple[_Injector, ...]:
 
 
 def _public_signature(handler: Callable[..., Any], injector: _Injector) -> inspect.Signature:
-    """Return the handler's signature as its callers see it; refuse a handler that does not take what is injected."""
+    """Return the handler's signature as its callers see it. Reject a handler that can't accept what is injected."""
     signature = inspect.signature(handler)
-    described = f"{getattr(handler, '__qualname__', type(handler).__name__)}{signature}"
+    described = _describe(handler)
     parameters = signature.parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in injector.names:
@@ -305,30 +390,85 @@ def _public_signature(handler: Callable[..., Any], injector: _Injector) -> inspe
                 argument,
                 f"{described} has no parameter {name!r}: add it, as in (event, context, *, {name})",
             )
-        if name in parameters and not _accepts_by_keyword(name, parameters, injector.names):
+        if name in parameters and not _accepts_by_keyword(name, signature, injector.names):
             form = f"(event, context, *, {name})"
             raise ConfigurationError(
                 argument, f"{described} does not take {name!r} by keyword alone: put it after a *, as in {form}"
             )
-    return signature.replace(
-        parameters=[parameter for name, parameter in parameters.items() if name not in injector.names]
-    )
+        _reject_dropped_keyword(name, argument, handler)
+    public = [parameter for name, parameter in parameters.items() if name not in injector.names]
+    return _evaluate_annotations(signature.replace(parameters=public), handler)
 
 
-def _accepts_by_keyword(name: str, parameters: Mapping[str, inspect.Parameter], names: Iterable[str]) -> bool:
-    """Say whether a parameter can be given by keyword while all that are not injected are given by position."""
-    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+def _describe(handler: Callable[..., Any]) -> str:
+    """Return the name of a handler with its signature, for a message."""
+    named = handler.func if isinstance(handler, functools.partial) else handler
+    return f"{getattr(named, '__qualname__', type(named).__name__)}{inspect.signature(handler)}"
+
+
+def _accepts_by_keyword(name: str, signature: inspect.Signature, injected: Iterable[str]) -> bool:
+    """Return whether a parameter can be passed by keyword if all that aren't injected are passed by position."""
+    parameters = signature.parameters
     if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
         return True
-    place = list(parameters).index(name)
-    before, after = list(parameters)[:place], list(parameters)[place:]
-    if len([other for other in before if other not in names]) == 1:
-        # Lambda passes two arguments by position: the event, and in this parameter's place the context.
+    by_position = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    others = [other for other in parameters if parameters[other].kind in by_position and other not in set(injected)]
+    has_more = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values())
+    # Lambda passes two arguments also to a handler that declares only the event.
+    arguments = [None] * (len(others) + (len(others) == 1) + has_more)
+    try:
+        signature.bind_partial(*arguments, **{name: None})
+    except TypeError:
         return False
-    return parameters[name].kind is positional and all(
-        other in names
-        for other in after
-        if parameters[other].kind is positional or parameters[other].kind is inspect.Parameter.VAR_POSITIONAL
+    return True
+
+
+def _reject_dropped_keyword(name: str, argument: str, handler: Callable[..., Any]) -> None:
+    """Reject a decorator below that shows the handler's signature (functools.wraps) and accepts fewer keywords."""
+    level: Any = handler
+    while level is not None:
+        called = level if inspect.isroutine(level) or isinstance(level, functools.partial) else type(level).__call__
+        if not _accepts_keyword(called, name):
+            code = getattr(called, "__code__", None)
+            place = f" ({code.co_qualname}, line {code.co_firstlineno} of its file)" if code else ""
+            raise ConfigurationError(
+                argument,
+                f"{_describe(handler)} has a decorator{place} that doesn't pass {name!r} on: let it accept and pass on "
+                "**kwargs, or put @assume_role below it, directly above the function",
+            )
+        wrapped = getattr(level, "__wrapped__", None)
+        level = level.func if wrapped is None and isinstance(level, functools.partial) else wrapped
+
+
+def _accepts_keyword(function: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters
+    except (TypeError, ValueError):
+        # A callable of a C library may have no signature.
+        return True
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _evaluate_annotations(signature: inspect.Signature, handler: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature with types for the strings of ``from __future__ import annotations``.
+
+    FastAPI and Powertools look the names up in the globals of the function that they get, which is the wrapper.
+    """
+    function = inspect.unwrap(handler.func if isinstance(handler, functools.partial) else handler)
+    names = getattr(function, "__globals__", None) or getattr(type(function).__call__, "__globals__", {})
+
+    def evaluate(annotation: Any) -> Any:
+        if isinstance(annotation, str):
+            # A name that is imported for type checkers only, or defined later, stays a string.
+            with suppress(Exception):
+                return eval(annotation, names)  # noqa: S307 - text of the handler's own module
+        return annotation
+
+    return signature.replace(
+        parameters=[
+            parameter.replace(annotation=evaluate(parameter.annotation)) for parameter in signature.parameters.values()
+        ],
+        return_annotation=evaluate(signature.return_annotation),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from inspect import Signature
 from typing import Any, Final, TypeAlias, TypedDict, TypeVar
 
 import boto3
@@ -16,6 +18,9 @@ from botocore.utils import validate_region_name
 from xacct_lambda._credential_cache import MANDATORY_WINDOW
 from xacct_lambda._request import (
     ANY_ROLE,
+    MFA_NAMES,
+    MFA_REASON,
+    STS_NAMES,
     AssumeRoleRequest,
     assume_role_request,
     sorted_unique,
@@ -25,9 +30,19 @@ from xacct_lambda.exceptions import ConfigurationError
 
 _Value = TypeVar("_Value")
 
+_NEVER_PER_EVENT: Final = ("source_session", "sts_config")
+_A_PROFILE: Final = ". It is a setting of the caller's profile: source_session=boto3.Session(profile_name=…)"
+_OTHER_NAMES: Final = {
+    "config": ". Write sts_config for the STS client. A client of the role has its own config",
+    "credential_source": _A_PROFILE,
+    "profile": _A_PROFILE,
+    "source_profile": _A_PROFILE,
+    "web_identity_token_file": _A_PROFILE,
+}
 _SESSION_OPTIONS: Final = frozenset({"region_name", "source_session", "min_ttl_seconds", "sts_config"})
 
-# Of any arguments, as a method has three; the form with two lets type checkers infer those of a lambda.
+# `Callable[..., T]` allows methods (self, event, context). The two-argument form lets type checkers infer lambda
+# parameters.
 PerEvent: TypeAlias = _Value | Callable[[Any, Any], _Value] | Callable[..., _Value]
 
 
@@ -50,37 +65,101 @@ class AssumeRoleOptions(TypedDict, total=False):
 
 
 def validate_options(options: AssumeRoleOptions, *, others: Iterable[str] = ()) -> dict[str, Any]:
-    """Validate the options that are no callables; return all options, the validated ones in canonical form.
+    """Return all options: callables unchanged, the values of the others validated and in canonical form.
 
     Args:
-        options: As they were passed.
-        others: What else may have been meant by an option that does not exist.
+        options: The options as the user passed them.
+        others: Names of further arguments of the function, which a misspelled option may mean.
 
     Raises:
-        ConfigurationError: An option is unknown, breaks a rule, or is a callable where none is taken.
+        ConfigurationError: An option is unknown, breaks a rule, or is a callable and must not be one.
     """
-    checked: dict[str, Any] = dict(options)
-    fixed = {name: value for name, value in checked.items() if not callable(value)}
-    unknown = checked.keys() - AssumeRoleOptions.__annotations__.keys()
+    reject_unknown_options(options, [*AssumeRoleOptions.__annotations__, *others])
+    _reject_callables(options, _NEVER_PER_EVENT)
+    values: dict[str, Any] = {name: value for name, value in options.items() if not callable(value)}
+    session_options: dict[str, Any] = {name: values.pop(name) for name in _SESSION_OPTIONS & values.keys()}
+    canonical: dict[str, Any] = {}
+    # Two rules compare two options. If the other option is a callable, the rule is checked at the event.
+    if callable(options.get("duration_seconds")):
+        session_options.pop("min_ttl_seconds", None)
+    if callable(options.get("tags")) and "transitive_tag_keys" in values:
+        canonical["transitive_tag_keys"] = sorted_unique("transitive_tag_keys", values.pop("transitive_tag_keys"))
+    request = assume_role_request(ANY_ROLE, **values)
+    check_session_options(request, **session_options)
+    # Keep copies: a generator can be read only once, and the caller may change a mapping later.
+    arguments = request.arguments()
+    canonical |= {name: arguments[name] for name, value in values.items() if value is not None}
+    return {**options, **canonical}
+
+
+def reject_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:
+    """Reject an option that doesn't exist, and say what to write instead.
+
+    Raises:
+        ConfigurationError: An option is not among the known ones.
+    """
+    unknown = set(options).difference(known)
     if unknown:
         name = min(unknown)
-        raise ConfigurationError(
-            name, f"no such option{did_you_mean(name, [*AssumeRoleOptions.__annotations__, *others])}"
-        )
-    for name in ("source_session", "sts_config"):
-        if name in checked and name not in fixed:
+        raise ConfigurationError(name, f"no such option{_advice(name, known)}")
+
+
+def _advice(name: str, known: Iterable[str]) -> str:
+    if name in inspect.signature(Session.__init__).parameters:
+        return f" of the role. It belongs to the session that calls STS: source_session=boto3.Session({name}=…)"
+    if name in MFA_NAMES:
+        return f", {MFA_REASON}"
+    if name[:1].isupper():
+        return f". Write {STS_NAMES[name]}" if name in STS_NAMES else f'. Write extra={{"{name}": …}}'
+    return _OTHER_NAMES.get(name) or did_you_mean(name, known)
+
+
+def _reject_callables(options: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if callable(options.get(name)):
             raise ConfigurationError(name, "cannot depend on the event, or on the role")
-    if callable(checked.get("tags")) and "transitive_tag_keys" in fixed:
-        # Whether they are among the tags can be told at the event alone.
-        checked["transitive_tag_keys"] = sorted_unique("transitive_tag_keys", fixed.pop("transitive_tag_keys"))
-    of_session = {name: fixed.pop(name) for name in _SESSION_OPTIONS & fixed.keys()}
-    if callable(checked.get("duration_seconds")):
-        of_session.pop("min_ttl_seconds", None)
-    request = assume_role_request(ANY_ROLE, **fixed)
-    check_session_options(request, **of_session)
-    # As they are now: a generator is empty when it is read again, and a mapping is its owner's to change.
-    canonical = request.arguments()
-    return checked | {name: canonical[name] for name, value in fixed.items() if value is not None}
+
+
+def call_option(option: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], handler: Signature) -> Any:
+    """Call an option that depends on the event, with the arguments of the handler.
+
+    The option gets them in the form in which the caller passed them: by position or by keyword. If it doesn't accept
+    that form, it gets them by position as the handler declares them, or those that it accepts by keyword.
+
+    Args:
+        option: The callable.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+        handler: Signature of the handler as its callers see it.
+    """
+    try:
+        signature = inspect.signature(option)
+    except (TypeError, ValueError):
+        # Some callables of C libraries have none.
+        return option(*args, **kwargs)
+    for form_args, form_kwargs in _argument_forms(args, kwargs, handler, signature):
+        try:
+            signature.bind(*form_args, **form_kwargs)
+        except TypeError:
+            continue
+        return option(*form_args, **form_kwargs)
+    return option(*args, **kwargs)
+
+
+def _argument_forms(
+    args: tuple[Any, ...], kwargs: dict[str, Any], handler: Signature, option: Signature
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    yield args, kwargs
+    try:
+        bound = handler.bind(*args, **kwargs)
+    except TypeError:
+        # The call doesn't fit the handler either. Python says so when the option is called.
+        return
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in option.parameters.values())
+    for _ in range(2):
+        yield bound.args, {name: value for name, value in bound.kwargs.items() if name in option.parameters}
+        yield (), {name: value for name, value in bound.arguments.items() if takes_any or name in option.parameters}
+        bound.apply_defaults()
 
 
 def check_session_options(
@@ -132,8 +211,8 @@ def check_region(argument: str, region_name: Any) -> None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the question whether the most similar of the names was meant, or nothing where none is similar."""
-    import difflib  # noqa: PLC0415 - of use to mistakes alone
+    """Return a question about the most similar of the names, or an empty string if none is similar."""
+    import difflib  # noqa: PLC0415 - only mistakes need it
 
     near = difflib.get_close_matches(name, list(names))
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -6,17 +6,20 @@ A secret is an access key's secret part, a session token, or an external ID. Obj
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from botocore.exceptions import BotoCoreError
 
 from xacct_lambda._request import AssumeRoleRequest
-from xacct_lambda.exceptions import XacctLambdaError
+from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _TOKEN: Final = re.compile(
     r"""(?i)((?:x-amz-(?:security|s3session)-token|\bSecurityToken)['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+"""
@@ -73,6 +76,24 @@ def without_values(report: str) -> str:
 def loggable(outcome: object) -> object:
     """Return an outcome for the log: this library's errors as they are, and only the class of any other error."""
     return outcome if isinstance(outcome, XacctLambdaError) else type(outcome).__name__
+
+
+def hide_arguments(function: _Function) -> _Function:
+    """Return the function with ConfigurationErrors whose frames contain no argument, and so no external ID.
+
+    Sentry, cgitb, rich, and ``pytest -l`` send or print the local variables of each frame that an error passes through.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ConfigurationError as error:
+            without_frames = error.with_traceback(None)
+            del args, kwargs
+        raise without_frames
+
+    return cast("_Function", call)
 
 
 @contextmanager

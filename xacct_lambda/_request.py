@@ -57,7 +57,7 @@ _TAG_MARKS: Final = frozenset("_.:/=+-@")
 _TAG_CATEGORIES: Final = frozenset("LNZ")
 """Of Unicode: letters, numbers, separators."""
 
-_STS_NAMES: Final = {
+STS_NAMES: Final = {
     "RoleArn": "role_arn",
     "RoleSessionName": "role_session_name",
     "DurationSeconds": "duration_seconds",
@@ -75,7 +75,8 @@ _ENCODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "TransitiveTagKeys": list,
 }
 _MAX_SHOWN_BOUND: Final = 1_000_000
-_MFA_PARAMETERS: Final = frozenset({"SerialNumber", "TokenCode"})
+MFA_NAMES: Final = frozenset({"SerialNumber", "TokenCode", "mfa_serial", "serial_number", "token_code"})
+MFA_REASON: Final = "because nobody can type an MFA code into a function"
 
 ANY_ROLE: Final = "arn:aws:iam::000000000000:role/any"
 """For requests that only check the other arguments."""
@@ -122,7 +123,7 @@ class AssumeRoleRequest(NamedTuple):
 
     def parameters(self) -> dict[str, Any]:
         """Return the keyword arguments of botocore's ``assume_role``, without those that are not set."""
-        values = {name: getattr(self, argument) for name, argument in _STS_NAMES.items()}
+        values = {name: getattr(self, argument) for name, argument in STS_NAMES.items()}
         extra: dict[str, Any] = json.loads(self.extra)
         return {name: _ENCODERS.get(name, _unchanged)(value) for name, value in values.items() if value} | extra
 
@@ -230,7 +231,7 @@ def _arn_advice(role_arn: object) -> str:
 
 
 def _checked_name(parameter: str, value: str, characters: re.Pattern[str], *, is_secret: bool = False) -> str:
-    argument, length = _STS_NAMES[parameter], LIMITS[parameter]
+    argument, length = STS_NAMES[parameter], LIMITS[parameter]
     _check_string(argument, value)
     match = characters.fullmatch(value)
     if match is None or len(match[0]) not in length:
@@ -389,12 +390,10 @@ def _extra(values: Mapping[str, Any]) -> str:
             "extra", f"must be a mapping of AssumeRole parameters to values, not {type(values).__name__}"
         )
     for name in map(_plain_name, values):
-        if name in _MFA_PARAMETERS:
-            raise ConfigurationError(
-                "extra", f"{name} is not supported, because nobody can type an MFA code into a function"
-            )
-        if name in _STS_NAMES:
-            raise ConfigurationError("extra", f"{name} has its own argument: pass {_STS_NAMES[name]}")
+        if name in MFA_NAMES:
+            raise ConfigurationError("extra", f"{name} is not supported, {MFA_REASON}")
+        if name in STS_NAMES:
+            raise ConfigurationError("extra", f"{name} has its own argument: pass {STS_NAMES[name]}")
         if not _EXTRA_NAME.fullmatch(name):
             raise ConfigurationError("extra", f"{truncated_repr(name)} is not the name of an AssumeRole parameter")
     try:

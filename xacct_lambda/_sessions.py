@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import boto3
 from boto3.session import Session
@@ -20,16 +22,20 @@ from xacct_lambda._assumed_credentials import AssumedRoleCredentials
 from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
 from xacct_lambda._endpoint_rules import share_endpoint_rules
-from xacct_lambda._options import check_session_options
+from xacct_lambda._options import check_session_options, reject_unknown_options
+from xacct_lambda._redaction import hide_arguments
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request, check_int
 from xacct_lambda._role_session import RoleSession, effective_region
 from xacct_lambda._service_models import setup_default_session
 from xacct_lambda._sts import STS, config_key
 from xacct_lambda.exceptions import ConfigurationError
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 _MAX_SESSIONS: Final = 100
 _MAX_CLIENTS: Final = 20
 _MAX_CHAINED_DURATION: Final = 3600
+_LAMBDA_VARIABLES: Final = frozenset({"AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_INITIALIZATION_TYPE"})
 
 
 class AssumedSession(Session):
@@ -257,6 +263,19 @@ default_cache = new_cache()
 """The one address of everything that is remembered; looked up at every call, so that tests may put in another."""
 
 
+def _public(function: _Function) -> _Function:
+    """Return the function with an explanation of unknown arguments, and without arguments in the frames of errors."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        reject_unknown_options(kwargs, known)
+        return function(*args, **kwargs)
+
+    return cast("_Function", hide_arguments(call))
+
+
+@_public
 def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the API it stands for
     role_arn: str,
     *,
@@ -330,26 +349,40 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the A
         min_ttl_seconds=min_ttl_seconds,
         sts_config=sts_config,
     )
-    check_chained_duration(request, source_session)
+    check_chained_duration(request.duration_seconds, source_session)
     source = default_cache.default_source() if source_session is None else source_session
     return default_cache.session(
         source, request, region_name=region_name, min_ttl_seconds=min_ttl, sts_config=sts_config
     )
 
 
-def check_chained_duration(request: AssumeRoleRequest, source_session: boto3.Session | None) -> None:
-    """Reject a duration that STS refuses for a caller that is itself an assumed role.
+def check_chained_duration(duration_seconds: object, source_session: object) -> None:
+    """Reject a duration that STS refuses because the caller is itself an assumed role.
+
+    Args:
+        duration_seconds: A valid duration. What depends on the event is checked at the event.
+        source_session: The session that calls STS; None for boto3's default session.
 
     Raises:
-        ConfigurationError: ``source_session`` is an assumed session, and the duration is over an hour.
+        ConfigurationError: The duration is over an hour, and the source is an assumed session, or the default session
+            of a Lambda function.
     """
-    if isinstance(source_session, AssumedSession) and request.duration_seconds > _MAX_CHAINED_DURATION:
-        raise ConfigurationError(
-            "duration_seconds",
-            f"role chaining allows {_MAX_CHAINED_DURATION} at most, and source_session is an assumed role",
-        )
+    if not isinstance(duration_seconds, int) or duration_seconds <= _MAX_CHAINED_DURATION:
+        return
+    if isinstance(source_session, AssumedSession):
+        caller = "source_session is an assumed role"
+    elif source_session is None and not _LAMBDA_VARIABLES.isdisjoint(os.environ):
+        caller = "the role of a Lambda function is an assumed role"
+    else:
+        return
+    raise ConfigurationError(
+        "duration_seconds",
+        f"role chaining allows {_MAX_CHAINED_DURATION} at most, and {caller}. The credentials are refreshed as long as "
+        "you use them, whatever their duration",
+    )
 
 
+@hide_arguments
 def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: Any) -> AssumedSession:
     """Return the session that the options describe, those that are callables called with the arguments.
 

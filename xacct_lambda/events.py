@@ -135,19 +135,20 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
 
 
 def _reads(read: Callable[[Any, Any], str]) -> FromEvent:
-    """Return a callable over a handler's positional arguments, those of a method among them."""
+    """Return a callable over a handler's positional arguments: the last two, or the only one without a context."""
 
     def read_last(*arguments: Any) -> str:
-        if len(arguments) < len(("event", "context")):
-            raise ConfigurationError("event", "the handler was called without the event and the context by position")
-        return read(*arguments[-2:])
+        if not arguments:
+            raise ConfigurationError("event", "the handler was called without an event")
+        return read(*arguments[-2:]) if len(arguments) > 1 else read(arguments[0], None)
 
     return read_last
 
 
 def _dig(value: object, keys: list[str]) -> object:
+    """Return a nested value of mappings, or of objects with attributes: models of pydantic, dataclasses."""
     for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
     return value
 
 
