@@ -74,7 +74,7 @@ def validate_options(options: AssumeRoleOptions, *, others: Iterable[str] = ()) 
     Raises:
         ConfigurationError: An option is unknown, breaks a rule, or is a callable and must not be one.
     """
-    reject_unknown_options(options, [*AssumeRoleOptions.__annotations__, *others])
+    reject_unknown_options(options, AssumeRoleOptions.__annotations__, others)
     _reject_callables(options, _NEVER_PER_EVENT)
     values: dict[str, Any] = {name: value for name, value in options.items() if not callable(value)}
     session_options: dict[str, Any] = {name: values.pop(name) for name in _SESSION_OPTIONS & values.keys()}
@@ -92,8 +92,13 @@ def validate_options(options: AssumeRoleOptions, *, others: Iterable[str] = ()) 
     return {**options, **canonical}
 
 
-def reject_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:
+def reject_unknown_options(options: Iterable[str], known: Iterable[str], others: Iterable[str] = ()) -> None:
     """Reject an option that doesn't exist, and say what to write instead.
+
+    Args:
+        options: Names that the user wrote.
+        known: Names of the options.
+        others: Names of further arguments of the function, which a misspelled option may mean.
 
     Raises:
         ConfigurationError: An option is not among the known ones.
@@ -101,17 +106,17 @@ def reject_unknown_options(options: Iterable[str], known: Iterable[str]) -> None
     unknown = set(options).difference(known)
     if unknown:
         name = min(unknown)
-        raise ConfigurationError(name, f"no such option{_advice(name, known)}")
+        raise ConfigurationError(name, f"no such option{_advice(name, [*known, *others])}")
 
 
-def _advice(name: str, known: Iterable[str]) -> str:
+def _advice(name: str, names: Iterable[str]) -> str:
     if name in inspect.signature(Session.__init__).parameters:
         return f" of the role. It belongs to the session that calls STS: source_session=boto3.Session({name}=…)"
     if name in MFA_NAMES:
         return f", {MFA_REASON}"
     if name[:1].isupper():
         return f". Write {STS_NAMES[name]}" if name in STS_NAMES else f'. Write extra={{"{name}": …}}'
-    return _OTHER_NAMES.get(name) or did_you_mean(name, known)
+    return _OTHER_NAMES.get(name) or did_you_mean(name, names)
 
 
 def _reject_callables(options: Mapping[str, Any], names: Iterable[str]) -> None:
