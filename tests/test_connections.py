@@ -554,6 +554,23 @@ def test_connections_are_dropped(drop: Callable[[], None], server: HTTPSServer, 
     assert loads == [ca.bundle]
 
 
+def test_recorded_answers_stay_in_their_test(server: HTTPSServer, ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a recorder of HTTP traffic has put back botocore's class of connections, its own are not used any more."""
+
+    class Recorded(botocore.awsrequest.AWSHTTPSConnection):
+        pass
+
+    made, other = (client(arn, endpoint_url=server.url, verify=ca.bundle) for arn in (ROLE, OTHER_ROLE))
+    monkeypatch.setattr(botocore.awsrequest.AWSHTTPSConnectionPool, "ConnectionCls", Recorded)
+    made.list_buckets()
+    made.list_buckets()
+    monkeypatch.undo()
+    other.list_buckets()
+    made.list_buckets()
+
+    assert server.order == [0, 0, 1, 1]
+
+
 def test_connections_of_one_client_are_dropped(server: HTTPSServer, ca: CA) -> None:
     """The connections of STS's client can be dropped without those of other settings."""
     common = {"endpoint_url": server.url, "verify": ca.bundle}

@@ -401,27 +401,30 @@ class _Stack:
         return len(self._items)
 
 
-class _UnreadBytesMixin:
-    """Doesn't reuse a connection with unread bytes, which would be taken for the next answer, perhaps another role's.
-
-    urllib3 looks for bytes on the socket, but OpenSSL may have read and decrypted them already.
-    """
+class _PoolMixin:
+    """Reuses a connection only if its next bytes are the answer to the next request, perhaps of another role."""
 
     QueueCls: Any = _Stack
+    ConnectionCls: Any
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         connection = super()._get_conn(timeout)  # type: ignore[misc]
+        if type(connection) is not self.ConnectionCls:
+            # Tools such as vcrpy replace the class for a while. These connections answer from a recording.
+            connection.close()
+            return self._new_conn()  # type: ignore[attr-defined]
+        # urllib3 looks for unread bytes on the socket, but OpenSSL may have read and decrypted them already.
         pending = getattr(connection.sock, "pending", None)
         if pending and pending():
             connection.close()
         return connection
 
 
-class _HTTPPool(_UnreadBytesMixin, AWSHTTPConnectionPool):
+class _HTTPPool(_PoolMixin, AWSHTTPConnectionPool):
     pass
 
 
-class _HTTPSPool(_UnreadBytesMixin, AWSHTTPSConnectionPool):
+class _HTTPSPool(_PoolMixin, AWSHTTPSConnectionPool):
     pass
 
 
