@@ -26,6 +26,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, SSLError
 from botocore.httpsession import URLLib3Session
 from conftest import OTHER_ROLE, ROLE, holds_in_a_fork, until
+from moto import mock_aws
 from tls_server import CA, HTTPSServer, answering_twice, https_server, proxy_server
 
 from xacct_lambda import (
@@ -63,6 +64,14 @@ def server(_running: HTTPSServer) -> HTTPSServer:
     _running.requests.clear()
     _running.bodies.clear()
     return _running
+
+
+@pytest.fixture(autouse=True)
+def _no_bundle_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds the developer's bundle, proxy, or switch."""
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", SWITCH):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
 
 
 @pytest.fixture
@@ -175,14 +184,40 @@ def test_different_settings_are_not_shared(setting: str, ca: CA) -> None:
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY"])
 def test_settings_of_the_environment_are_not_shared(variable: str, ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle or a proxy of the environment counts as one of the client's settings."""
-    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
     first = client()
     monkeypatch.setenv(variable, ca.bundle if "BUNDLE" in variable else "http://proxy.test:1")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     other = client()
 
     assert first._endpoint.http_session.pools is not other._endpoint.http_session.pools
+
+
+def test_the_bundle_of_a_profile(
+    server: HTTPSServer, ca: CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loads: list[Any]
+) -> None:
+    """``ca_bundle`` of the source session's profile is the trust store of the role's clients, and of no others."""
+    (tmp_path / "config").write_text(f"[profile own-ca]\nca_bundle = {ca.bundle}\n")
+    source = boto3.Session("AKIA", "secret", profile_name="own-ca")
+    trusting = assumed_session(ROLE, source_session=source).client("s3", endpoint_url=server.url)
+    trusting.list_buckets()
+    with pytest.raises(SSLError):
+        client(endpoint_url=server.url).list_buckets()
+
+    assert loads == [ca.bundle, certifi.where()]
+
+
+@pytest.mark.parametrize("option", [{"use_fips_endpoint": True}, {"use_dualstack_endpoint": True}])
+@pytest.mark.parametrize("service", ["s3", "dynamodb"])
+def test_endpoints_are_the_clients_own(service: str, option: dict[str, bool]) -> None:
+    """FIPS and dual-stack endpoints are other hosts, which share nothing but the trust store with the usual ones."""
+    usual, other = client(service=service), client(OTHER_ROLE, service, config=Config(**option))
+    plain = boto3.client(service, config=Config(**option))
+
+    assert other.meta.endpoint_url == plain.meta.endpoint_url != usual.meta.endpoint_url
+    managers = other._endpoint.http_session._manager, usual._endpoint.http_session._manager
+    hosts = [managers[0].connection_from_url(one.meta.endpoint_url) for one in (usual, other)]
+    assert managers[0] is managers[1]
+    assert hosts[0] is not hosts[1]
 
 
 def test_equal_values_of_other_types_are_not_shared() -> None:
@@ -376,6 +411,22 @@ def test_sharing_twice(debug_log: Callable[[], list[str]]) -> None:
 
     assert ConnectionPools().share(made)._endpoint.http_session is session
     assert debug_log() == []
+
+
+def test_moto_answers_before_a_connection_is_used(server: HTTPSServer, ca: CA) -> None:
+    """Under moto, clients from before and from inside get moto's answers. Afterwards, the server is asked again."""
+    common = {"endpoint_url": server.url, "verify": ca.bundle}
+    client(**common).list_buckets()
+    before = client()
+    with mock_aws():
+        before.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        names = [bucket["Name"] for bucket in client(OTHER_ROLE).list_buckets()["Buckets"]]
+        before.head_bucket(Bucket="bucket")
+    client(OTHER_ROLE, **common).list_buckets()
+
+    assert names == ["bucket"]
+    assert [request.path for request in server.requests] == ["/", "/"]
+    assert server.connections == 1
 
 
 def test_patching_one_client_leaves_the_others(server: HTTPSServer, ca: CA, monkeypatch: pytest.MonkeyPatch) -> None:

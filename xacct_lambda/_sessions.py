@@ -400,9 +400,9 @@ def cache_info() -> CacheInfo:
 
 
 def cache_clear() -> None:
-    """Forget every session, client and credential.
+    """Forget every session, client and credential, and drop all connections.
 
-    Clients that are still in use go on working: they fetch credentials anew.
+    Clients that are still in use go on working: they fetch credentials anew, and open new connections.
     """
     default_cache.clear()
 
