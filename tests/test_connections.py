@@ -481,6 +481,97 @@ def test_the_init_phase_loads_the_trust_store(
     assert loads == [ca.bundle]
 
 
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", None])
+def test_the_init_phase_loads_the_trust_store_while_it_creates_clients(
+    loads: list[Any], ca: CA, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    """If init calls STS, a thread loads the trust store before the clients exist, and nobody loads it again."""
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, ca.bundle)
+    threads: list[str] = []
+    create = _sessions.AssumedSession.client
+
+    def client_after_loading(*args: Any, **kwargs: Any) -> Any:
+        until(lambda: len(loads) == 1)
+        threads.append(threading.current_thread().name)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(_sessions.AssumedSession, "client", client_after_loading)
+    assume_role(ROLE, clients=["s3"])(lambda event, context, *, s3: None)
+
+    assert threads == ["MainThread"]
+    assert loads == [certifi.where() if variable is None else ca.bundle]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+    ],
+)
+def test_the_init_phase_loads_no_trust_store_without_tls(
+    loads: list[Any], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """If STS and all clients are configured without TLS, the init phase loads nothing."""
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+    for name, url in variables.items():
+        monkeypatch.setenv(name, url)
+    assume_role(ROLE, clients={"s3": {"service_name": "s3", "endpoint_url": "http://127.0.0.1:1"}})(
+        lambda event, context, *, s3: None
+    )
+
+    assert loads == []
+
+
+def test_loading_ahead_waits_for_its_thread(loads: list[Any], ca: CA) -> None:
+    """The context that a thread has loaded is the one that clients use, and is kept until they exist."""
+    connections = _sessions.default_cache.connections
+    connections.start_loading(ca.bundle)
+    client(verify=ca.bundle)
+    connections.load_trust_stores()
+    connections.load_trust_stores()
+
+    assert loads == [ca.bundle]
+
+
+def test_nothing_is_loaded_ahead_if_nothing_is_shared(loads: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With sharing turned off, a thread would load a trust store that no client uses."""
+    monkeypatch.setenv(SWITCH, "0")
+    _sessions.default_cache.connections.start_loading(None)
+    _sessions.default_cache.connections.load_trust_stores()
+
+    assert loads == []
+
+
+def test_a_bundle_that_cannot_be_loaded_ahead(loads: list[Any], tmp_path: Path) -> None:
+    """If the bundle can't be read, loading ahead does nothing: the first request reports it."""
+    connections = _sessions.default_cache.connections
+    connections.start_loading(str(tmp_path / "missing.pem"))
+    connections.load_trust_stores()
+
+    assert loads == [str(tmp_path / "missing.pem")]
+
+
+def test_without_a_thread_nothing_is_loaded_ahead(
+    loads: list[Any], monkeypatch: pytest.MonkeyPatch, debug_log: Callable[[], list[str]]
+) -> None:
+    """If no thread is available, the first connection loads the trust store."""
+
+    def no_thread(_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    _sessions.default_cache.connections.start_loading(None)
+    _sessions.default_cache.connections.load_trust_stores()
+
+    assert loads == []
+    assert debug_log() == ["The first connection loads the trust store: can't start new thread"]
+
+
 @pytest.mark.parametrize("arguments", [{"endpoint_url": "http://127.0.0.1:1"}, {"verify": False}])
 def test_no_trust_store_is_loaded_in_vain(arguments: dict[str, Any], loads: list[Any]) -> None:
     """For clients that don't verify or don't use TLS, the init phase loads nothing."""

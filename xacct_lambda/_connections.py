@@ -54,6 +54,7 @@ class ConnectionPools:
         # Clients keep using pools that the bounded cache has evicted, and drop() must reach these too.
         self._all: weakref.WeakSet[_SharedPools] = weakref.WeakSet()
         self._contexts: weakref.WeakValueDictionary[Hashable, _SharedContext] = weakref.WeakValueDictionary()
+        self._loading: _Loading | None = None
 
     def share(self, client: Any) -> Any:
         """Let a new client share connections; return the client.
@@ -86,8 +87,33 @@ class ConnectionPools:
         else:
             client.close()
 
+    def start_loading(self, ca_bundle: str | None) -> None:
+        """Start to load a trust store in a thread, for clients that will be created with this bundle.
+
+        OpenSSL loads it without Python's lock, so the caller can create the clients at the same time.
+        :meth:`load_trust_stores` waits for the thread.
+        """
+        if not _is_enabled():
+            return
+        # As botocore chooses it for a client.
+        verify: Any = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or True
+        try:
+            session = URLLib3Session(verify=verify)
+            new = session._get_ssl_context()  # type: ignore[attr-defined] # noqa: SLF001 - no stub has it, nor a public name
+            context = self.context(_connection_settings(session).tls, new)
+            thread = threading.Thread(target=_load, args=(context, get_cert_path(verify)), daemon=True)
+            thread.start()
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+            # RuntimeError: no thread is available.
+            _logger.debug("The first connection loads the trust store: %s", error)
+            return
+        self._loading = _Loading(context, thread)
+
     def load_trust_stores(self) -> None:
         """Load what the clients created so far need for their first TLS connection."""
+        if self._loading:
+            self._loading.thread.join()
+            self._loading = None
         with self._lock:
             every = list(self._all)
         for pools in every:
@@ -98,6 +124,7 @@ class ConnectionPools:
     def after_fork(self) -> None:
         """Make the copy in a forked child usable. The child doesn't share connections with its parent."""
         self._lock = threading.RLock()
+        self._loading = None
         self.drop()
 
     def context(self, key: Hashable, new: ssl.SSLContext) -> _SharedContext:
@@ -127,6 +154,19 @@ class ConnectionPools:
             self._recent[settings] = pools
             self._all.add(pools)
         return shared
+
+
+class _Loading(NamedTuple):
+    """A trust store that a thread loads."""
+
+    context: _SharedContext
+    """Referenced here, because no client does so yet."""
+    thread: threading.Thread
+
+
+def _load(context: _SharedContext, path: str) -> None:
+    with contextlib.suppress(OSError):
+        context.load_verify_locations(path)
 
 
 def _is_enabled() -> bool:

@@ -222,12 +222,18 @@ class _Injector:
         kind = os.environ.get(_INITIALIZATION_TYPE)
         if kind is None or prefetch is False or self._depends_on_event:
             return
-        credentials: Any = self._session().get_credentials()
+        session: Any = self._session()
+        credentials = session.get_credentials()
+        connections = _sessions.default_cache.connections
+        is_prefetched = kind == _ON_DEMAND or (prefetch and kind != _SNAP_START)
         try:
+            if is_prefetched and _sts_has_tls():
+                # botocore's session is the only one that knows all places where a bundle is configured.
+                connections.start_loading(session._session.get_config_variable("ca_bundle"))  # noqa: SLF001
             # Create the STS client in this thread. In the attempt's thread, beside the creation of the other clients,
             # botocore would parse the models that both need twice.
             credentials.prepare()
-            if kind == _ON_DEMAND or (prefetch and kind != _SNAP_START):
+            if is_prefetched:
                 credentials.prefetch()
         except Exception as error:  # noqa: BLE001 - the first event makes the same call, and reports what is wrong
             _logger.warning(
@@ -235,7 +241,7 @@ class _Injector:
                 loggable(error),
             )
         self._resolve()
-        _sessions.default_cache.connections.load_trust_stores()
+        connections.load_trust_stores()
 
     def inject(self, args: tuple[Any, ...], kwargs: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
         """Return the handler's keyword arguments: those that the caller passed, and those that it left out."""
@@ -278,6 +284,11 @@ class _Injector:
         if callable(self._role_arn):
             role_arn = self._allowed.checked(role_arn)
         return session_from_options(role_arn, {name: value_of(option) for name, option in self._options.items()})
+
+
+def _sts_has_tls() -> bool:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_STS") or os.environ.get("AWS_ENDPOINT_URL") or "https:"
+    return not endpoint.startswith("http:")
 
 
 def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any]:
