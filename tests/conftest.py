@@ -23,7 +23,7 @@ from xacct_lambda import _sessions
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda._sessions import SessionCache
-from xacct_lambda._sts import FrozenCredentials, IssuedCredentials
+from xacct_lambda._sts import Calls, FrozenCredentials, IssuedCredentials
 from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError
 
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
@@ -75,16 +75,32 @@ class FakeSTS:
         self.calls = 0
         self.failure: Exception | None = None
         self.lifetime: float | None = None
-        self.longest: float | None = 5.0
-        """How many seconds it is waited for."""
+        self.max_wait: float = 5.0
+        """The time limit of an attempt, in seconds."""
+        self.loading: Callable[[], None] = lambda: None
+        """Runs while the caller's own credentials are loaded."""
         self.during: Callable[[], None] = lambda: None
+        """Runs while STS has the request."""
+        self.max_requests: list[int] = []
         self.cleared = 0
         self.prepared: list[tuple[boto3.Session, Any]] = []
         self.asked: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
         """The arguments of each call."""
         self._clock = clock
 
-    def assume_role(self, source: boto3.Session, request: AssumeRoleRequest, config: Any) -> IssuedCredentials:
+    def load_caller_credentials(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
+        self.loading()
+
+    def assume_role(
+        self,
+        source: boto3.Session,
+        request: AssumeRoleRequest,
+        config: Any,
+        *,
+        max_requests: int,
+        calls: Calls,
+    ) -> IssuedCredentials:
+        self.max_requests.append(max_requests)
         self.asked.append((source, request, config))
         self.calls += 1
         number = self.calls
@@ -100,8 +116,8 @@ class FakeSTS:
         frozen = FrozenCredentials(**{name: fields[name] for name in FrozenCredentials._fields})
         return IssuedCredentials(frozen, self._clock() + (self.lifetime or request.duration_seconds))
 
-    def max_wait_seconds(self, config: Any) -> float | None:
-        return self.longest
+    def max_wait_seconds(self, config: Any) -> float:
+        return self.max_wait
 
     def prepare(self, source: boto3.Session, config: Any) -> None:
         self.prepared.append((source, config))
@@ -141,6 +157,34 @@ def record_message(pytestconfig: pytest.Config) -> RecordMessage:
     return record
 
 
+class Background:
+    """Starts background threads only when a test says so, and in the test's own thread."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Callable[[], None]] = []
+
+    def __call__(self, task: Callable[[], None]) -> None:
+        self.tasks.append(task)
+
+    def run(self) -> int:
+        """Run what was started; return how many tasks that were."""
+        tasks, self.tasks = self.tasks, []
+        for task in tasks:
+            task()
+        return len(tasks)
+
+
+@pytest.fixture
+def background() -> Background:
+    return Background()
+
+
+@pytest.fixture
+def cache(sts: FakeSTS, clock: Clock, background: Background) -> CredentialCache:
+    """A cache whose background refreshes run when a test calls ``background.run()``, without jitter."""
+    return CredentialCache(sts, clock=clock, jitter=lambda low, _high: low, start_background_thread=background)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -167,9 +211,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
 
 def until(fact: Callable[[], bool]) -> None:
     """Return as soon as other threads have made it so."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not fact():
-        assert time.monotonic() < deadline, "it has not come to be so in 5 seconds"
+        assert time.monotonic() < deadline, "it has not come to be so in a minute"
         time.sleep(0.001)
 
 

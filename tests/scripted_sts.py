@@ -115,6 +115,8 @@ class ScriptedSTS:
         self.signers: list[str] = []
         """The access key of each request, empty where it was not signed."""
         self.user_agents: list[str] = []
+        self.connections = 0
+        """Connections that clients opened."""
         self._numbers = itertools.count(1)
         self._checked_credentials: dict[str, str] = {}
 
@@ -150,6 +152,10 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            sts.connections += 1
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()

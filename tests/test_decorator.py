@@ -741,7 +741,7 @@ def test_a_failed_prefetch_is_logged_and_tried_again(
     assert [(record.levelno, record.name) for record in caplog.records] == [
         (logging.WARNING, "xacct_lambda._credential_cache")
     ]
-    assert caplog.messages == [f"Credentials could not be fetched ahead; the first event tries again. {failure}"]
+    assert caplog.messages == [f"Prefetching the credentials of {ROLE} failed. The first event tries again. {failure}"]
 
 
 def test_assume_role_overlaps_the_making_of_clients(

@@ -359,9 +359,9 @@ def tenant_of_token(sts: FakeSTS, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     issued: dict[str, str] = {}
     numbering = threading.Lock()
 
-    def assume(source: Any, request: Any, config: Any) -> Any:
+    def assume(source: Any, request: Any, config: Any, **options: Any) -> Any:
         with numbering:
-            credentials = issue(source, request, config)
+            credentials = issue(source, request, config, **options)
         issued[credentials.frozen.token] = dict(request.tags)["tenant"]
         return credentials
 

@@ -38,11 +38,11 @@ class PickySTS(FakeSTS):
         super().__init__(clock)
         self.refused: set[str] = set()
 
-    def assume_role(self, source: boto3.Session, request: Any, config: Any) -> Any:
+    def assume_role(self, source: boto3.Session, request: Any, config: Any, **options: Any) -> Any:
         if request.role_arn in self.refused:
             self.calls += 1
             raise refusal(role_arn=request.role_arn)
-        return super().assume_role(source, request, config)
+        return super().assume_role(source, request, config, **options)
 
 
 @pytest.fixture

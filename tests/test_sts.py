@@ -28,7 +28,6 @@ from scripted_sts import (
     SERVER_FAULT,
     THROTTLE,
     ScriptedSTS,
-    Stopwatch,
     black_hole,
     drop,
     garble,
@@ -38,11 +37,12 @@ from scripted_sts import (
     slowly,
 )
 
-from xacct_lambda import assumed_session, cache_info
+from xacct_lambda import _sessions, assumed_session, cache_info
+from xacct_lambda._attempts import Latch
 from xacct_lambda._errors import translate_error
 from xacct_lambda._invocation import current_context, remaining_seconds, start_thread
 from xacct_lambda._request import assume_role_request
-from xacct_lambda._sts import DEFAULT_CONFIG, STS, config_key, new_client
+from xacct_lambda._sts import _RETRY_DELAY, DEFAULT_CONFIG, STS, Calls, config_key, new_client
 from xacct_lambda.exceptions import (
     AssumeRoleError,
     CallerCredentialsError,
@@ -288,50 +288,105 @@ def test_an_answer_for_no_role_is_not_used(server: ScriptedSTS, sts: STS) -> Non
 # --- Time -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_hung_sts_costs_less_than_three_seconds(server: ScriptedSTS) -> None:
-    """An STS that takes the connection and never answers gives a clear error before Lambda's default time-out."""
+def test_the_time_limits_add_up_to_less_than_three_seconds() -> None:
+    """Two requests with a socket timeout of a second each, and the longest pause, fit into Lambda's default timeout."""
+    assert DEFAULT_CONFIG.connect_timeout == DEFAULT_CONFIG.read_timeout == 1
+    assert 2 * 1 + _RETRY_DELAY[1] <= STS().max_wait_seconds(None) < 3 - 0.25
+
+
+def test_a_hung_sts_is_given_two_seconds(server: ScriptedSTS) -> None:
+    """An STS that accepts the connection and never answers gets two requests, each with its socket timeout."""
     server.always = hang
+    pauses: list[float] = []
 
-    with Stopwatch() as watch, pytest.raises(STSUnavailableError, match="The address of STS is set by"):
-        assume(STS())
+    with pytest.raises(STSUnavailableError, match="The address of STS is set by") as caught:
+        assume(STS(sleep=pauses.append))
 
-    assert watch.seconds < 2.9
+    assert caught.value.code == "ReadTimeoutError"
+    assert (server.count(), len(pauses)) == (2, 1)
 
 
-def test_a_black_hole_costs_less_than_three_seconds(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
-    """An address that drops packets, as a VPC without a route does, gives a clear error as soon."""
+def test_a_black_hole_ends_with_the_connect_timeout(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
+    """An address that drops packets, as a VPC without a route does, gives a clear error."""
     with contextlib.ExitStack() as stack:
         host, port = black_hole(stack)
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://{host}:{port}")
 
-        with Stopwatch() as watch, pytest.raises(STSUnavailableError) as caught:
+        with pytest.raises(STSUnavailableError) as caught:
             assume(sts)
 
     assert caught.value.code == "ConnectTimeoutError"
-    assert watch.seconds < 2.9
+    assert sts.calls == 2
 
 
-def test_several_black_holes_cost_less_than_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interface endpoint has an address in each of three zones: time-outs of all three do not add up."""
+def test_several_black_holes_cost_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interface endpoint has an address in each of three zones. The wait ends before all their timeouts are over."""
+    limits: list[tuple[float | None, float | None]] = []
+
+    def wait(latch: Latch, limit: float | None, left: float | None) -> bool:
+        limits.append((limit, left))
+        return latch.wait(limit) if len(limits) == 1 else False
+
+    monkeypatch.setattr(_sessions.default_cache.credentials, "_wait", wait)
     with contextlib.ExitStack() as stack:
         address = black_hole(stack)
         found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)] * 3
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
 
-        with (
-            Stopwatch() as watch,
-            pytest.raises(STSUnavailableError, match=r"none in 2\.5 s") as caught,
-        ):
+        with pytest.raises(STSUnavailableError, match=r"none in 2\.5 s") as caught:
             sign(assumed_session(ROLE))
 
     assert caught.value.code == "NoAnswerInTime"
-    assert watch.seconds < 2.9
+    assert limits == [(2.5, None), (2.5, None)]
+
+
+def test_a_trickled_answer_is_aborted(server: ScriptedSTS) -> None:
+    """An answer that comes byte by byte ends when the attempt is given up: its connection is shut down."""
+
+    def trickle(handler: Any, _call: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 200 -\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n")
+            while not handler.server.closing.wait(0.01):
+                handler.wfile.write(b"<")
+        handler.close_connection = True
+
+    server.always = trickle
+    sts, calls = STS(), Calls()
+    outcome: list[Exception] = []
+
+    def assume_role() -> None:
+        try:
+            sts.assume_role(boto3.Session(), REQUEST, None, calls=calls)
+        except STSUnavailableError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=assume_role)
+    thread.start()
+    until(lambda: server.count() == 1 and bool(calls.connections))
+    calls.abort()
+    thread.join()
+
+    assert len(outcome) == 1
+    assert sts.calls == 1, "no second request after an abort"
+    assert [report.error_code for report in calls.reports] == ["ResponseParserError"] or calls.reports
+
+
+def test_connections_that_were_idle_for_a_minute_are_not_used_again(server: ScriptedSTS) -> None:
+    """By the wall clock: after a freeze or behind a NAT gateway, the connection may be dead without a sign of it."""
+    now = [1_000_000.0]
+    sts = STS(clock=lambda: now[0])
+    source = boto3.Session()
+    for seconds in (0, 60, 61):
+        now[0] += seconds
+        sts.assume_role(source, REQUEST, None)
+
+    assert server.connections == 2
 
 
 def test_a_name_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking up STS's name has no time-out of its own, and is waited for no longer than for the rest."""
     release = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: release.wait(5) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: release.wait(60) and [])
     hurried = Config(connect_timeout=0.1, read_timeout=0.1)
 
     with pytest.raises(STSUnavailableError, match=r"none in 0\.7 s"):
@@ -357,13 +412,15 @@ def test_no_route_is_told_at_once(monkeypatch: pytest.MonkeyPatch, sts: STS) -> 
         (Config(connect_timeout=0.5), 2.5),
         (Config(read_timeout=10), 20.5),
         (Config(connect_timeout=3, read_timeout=2), 6.5),
-        (Config(read_timeout=None), None),
-        (Config(connect_timeout=None), None),
-        (Config(retries={"total_max_attempts": 1}), None),
+        (Config(read_timeout=None), 600),
+        (Config(connect_timeout=None), 600),
+        (Config(retries={"total_max_attempts": 1}), 2),
+        (Config(retries={"max_attempts": 1}, read_timeout=3), 28),
+        (Config(retries={"mode": "standard"}), 90),
     ],
 )
 def test_how_long_an_answer_is_waited_for(sts: STS, config: Config | None, seconds: float | None) -> None:
-    """By default for two tries of a second and the pause; with a caller's options for as long as these take."""
+    """The time limit is two requests of a second and a pause by default, or what the caller's options take."""
     assert sts.max_wait_seconds(config) == seconds
 
 
@@ -659,15 +716,15 @@ def test_a_chained_role_fails_with_the_first_roles_error(server: ScriptedSTS) ->
 # --- Credentials that a service rejects -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidClientTokenId"])
-def test_a_revoked_session_is_replaced_and_the_request_sent_again(server: ScriptedSTS, code: str) -> None:
-    """A request that a service rejects for its credentials succeeds on its retry, after one further AssumeRole call."""
+@pytest.mark.parametrize(("code", "calls"), [("ExpiredToken", 2), ("InvalidClientTokenId", 1)])
+def test_a_rejected_request_is_sent_again(server: ScriptedSTS, code: str, calls: int) -> None:
+    """A request whose new credentials a service rejects is sent again: with others, or if they are unknown, later."""
     client = assumed_session(ROLE).client("sts")
     client.get_caller_identity()
     server.script = [refuse(code, "The security token included in the request is invalid", 403)]
 
     assert client.get_caller_identity()["Arn"]
-    assert server.count("AssumeRole") == 2
+    assert server.count("AssumeRole") == calls
     assert server.count("GetCallerIdentity") == 3
 
 
@@ -820,16 +877,6 @@ def test_an_external_id_beside_letters_that_none_has(server: ScriptedSTS, sts: S
         assume(sts, external_id="hush")
 
     assert caught.value.response["Error"]["Message"] == "é***é"
-
-
-def test_where_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task is done all the same, in the thread that asks for it."""
-    done: list[int] = []
-    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
-
-    start_thread(lambda: done.append(threading.get_ident()))
-
-    assert done == [threading.get_ident()]
 
 
 def done_in_thread(task: Callable[[], Any]) -> Any:

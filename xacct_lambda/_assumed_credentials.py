@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 import boto3
@@ -10,19 +13,28 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.hooks import BaseEventHooks
 
-from xacct_lambda._credential_cache import CredentialCache, CredentialKey
+from xacct_lambda._cache_entry import CredentialKey
+from xacct_lambda._credential_cache import CredentialCache
+from xacct_lambda._invocation import remaining_seconds
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda._sts import FrozenCredentials
 
 # Services reject credentials with these codes before they expire: the session was revoked, or the role re-created.
-_REJECTION_CODES: Final = frozenset(
+_EXPIRED_CODES: Final = frozenset(
     {
         "ExpiredToken",
         "ExpiredTokenException",
+        "RequestExpired",  # EC2
+        "TokenRefreshRequired",
+    }
+)
+# With these codes also if they don't know credentials yet that are seconds old.
+_UNKNOWN_CODES: Final = frozenset(
+    {
+        "AuthFailure",  # EC2
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
         "InvalidToken",
-        "TokenRefreshRequired",
         "UnrecognizedClientException",
     }
 )
@@ -30,10 +42,10 @@ _ACCESS_KEY: Final = re.compile(r"(?:Credential=|^AWS )([^/:,\s]+)")
 
 
 class AssumedRoleCredentials(Credentials):
-    """What botocore signs with: it holds no credentials itself and asks the cache at every signature.
+    """What botocore signs with: it contains no credentials itself, and asks the cache at each signature.
 
-    The attributes are those of :class:`botocore.credentials.Credentials`. ``account_id`` is read off the role's ARN, so
-    that botocore can build account-based endpoints without a call.
+    The attributes are those of :class:`botocore.credentials.Credentials`. ``account_id`` is part of the role's ARN, so
+    botocore builds account-based endpoints without a call.
     """
 
     method = "assume-role"
@@ -67,15 +79,21 @@ class AssumedRoleCredentials(Credentials):
         raise TypeError("credentials do not pickle: send the role's ARN and assume the role on the other side")
 
     def get_frozen_credentials(self) -> FrozenCredentials:
-        """Return one immutable set of credentials, fetched or renewed if need be."""
+        """Return one immutable set of credentials, from the cache or by one AssumeRole call."""
         return self._cache.get(self._key, min_ttl_seconds=self._min_ttl_seconds, config=self._config)
 
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the cached credentials expire, with a time zone; None if no valid credentials are cached."""
+        expires_at = self._cache.expires_at(self._key)
+        return None if expires_at is None else datetime.fromtimestamp(expires_at, UTC)
+
     def prepare(self) -> None:
-        """Make the STS client ahead of time."""
+        """Create the STS client ahead of the first call."""
         self._cache.prepare(self._key, self._config)
 
     def prefetch(self) -> None:
-        """Begin to fetch credentials for later, in a thread; a failure is logged, and costs nobody anything."""
+        """Start to get credentials in the background. A failure is logged, and no request fails because of it."""
         self._cache.prefetch(self._key, self._config)
 
     access_key = property(lambda self: self.get_frozen_credentials().access_key)
@@ -84,29 +102,66 @@ class AssumedRoleCredentials(Credentials):
     account_id = property(lambda self: self._key.request.account_id)
 
     def watch(self, events: BaseEventHooks) -> None:
-        """Have requests that a service rejects for their credentials signed and sent once more, with new ones."""
-        handlers: dict[str, Any] = {"request-created": self._record_access_key, "needs-retry": self._retry_rejected}
+        """Register hooks that send a request once more, with new credentials, if a service rejects its credentials."""
+        handlers: dict[str, Any] = {
+            "before-call": self._record_body_start,
+            "request-created": self._record_access_key,
+            "needs-retry": self._retry_rejected,
+        }
         for event, handler in handlers.items():
-            # Where the source session is an assumed one, its hooks were copied with its own watch among them.
+            # If the source session is an assumed one, its hooks were copied, and its own handlers are among them.
             unique_id = f"xacct-lambda-{event}"
             events.unregister(event, unique_id=unique_id)
             events.register_last(event, handler, unique_id=unique_id)
 
     @staticmethod
-    def _record_access_key(request: Any, **_: Any) -> None:
-        # Last of its event, so after botocore has signed. The header tells which of several sets this request bears.
-        if signer := _ACCESS_KEY.search(str(request.headers.get("Authorization"))):
-            request.context["xacct_lambda_signer"] = signer[1]
+    def _record_body_start(params: dict[str, Any], **_: Any) -> None:
+        # Before botocore wraps the body, for example to add a checksum at its end.
+        params["context"]["xacct_lambda_replayable"] = _can_replay(params.get("body"))
 
-    def _retry_rejected(self, response: Any, request_dict: dict[str, Any], **_: Any) -> int | None:
-        """Answer botocore's ``needs-retry`` event: 0 for a retry without delay, None for no opinion."""
+    @staticmethod
+    def _record_access_key(request: Any, **_: Any) -> None:
+        # This handler is the last one of its event, so botocore has signed. The header says with which set.
+        if access_key := _ACCESS_KEY.search(str(request.headers.get("Authorization"))):
+            request.context["xacct_lambda_access_key"] = access_key[1]
+
+    def _retry_rejected(self, response: Any, request_dict: dict[str, Any], **_: Any) -> float | None:
+        """Answer botocore's ``needs-retry`` event: the delay before a retry in seconds, or None for no opinion."""
         context = request_dict["context"]
-        signer = context.pop("xacct_lambda_signer", None)
-        if response is None or signer is None or context.get("xacct_lambda_renewed"):
+        access_key = context.pop("xacct_lambda_access_key", None)
+        if response is None or access_key is None or context.get("xacct_lambda_replaced"):
             return None
-        if response[1].get("Error", {}).get("Code") not in _REJECTION_CODES or not self._cache.invalidate(
-            self._key, signer
-        ):
+        code = _rejection_code(response, request_dict)
+        if code is None or not context.get("xacct_lambda_replayable", True):
             return None
-        context["xacct_lambda_renewed"] = True
-        return 0
+        is_retry = "xacct_lambda_retried" in context
+        may_be_unknown = code in _UNKNOWN_CODES and not is_retry
+        delay = self._cache.invalidate(self._key, access_key, code, may_be_unknown=may_be_unknown)
+        left = remaining_seconds()
+        if delay and (is_retry or (left is not None and left <= delay)):
+            return None
+        context["xacct_lambda_retried" if delay else "xacct_lambda_replaced"] = True
+        return delay
+
+
+def _rejection_code(response: tuple[Any, Any], request_dict: dict[str, Any]) -> str | None:
+    """Return the code with which a service rejected the credentials; None if it did not."""
+    http, parsed = response
+    code = parsed.get("Error", {}).get("Code")
+    if code in _EXPIRED_CODES | _UNKNOWN_CODES:
+        return str(code)
+    # S3 answers HEAD without a body. botocore then takes the status as the code.
+    is_bare = request_dict.get("method") == "HEAD" and code == str(HTTPStatus.BAD_REQUEST.value)
+    return "ExpiredToken" if is_bare and http is not None and http.status_code == HTTPStatus.BAD_REQUEST else None
+
+
+def _can_replay(body: Any) -> bool:
+    """Tell whether a retry would send the same bytes. botocore rewinds a file to its beginning before a retry."""
+    if body is None or isinstance(body, str | bytes | bytearray | Mapping):
+        return True
+    try:
+        # s3transfer's parts of a file have no seekable(), but can be rewound.
+        is_seekable = body.seekable() if hasattr(body, "seekable") else hasattr(body, "seek")
+        return bool(is_seekable) and body.tell() == 0
+    except Exception:  # noqa: BLE001 - a body is the caller's own object, and may lack or break any method
+        return False

@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import ssl
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 from queue import Empty, Full
 from typing import Any, Final, NamedTuple, cast
@@ -441,6 +443,27 @@ class _Stack:
         return len(self._items)
 
 
+_used_connections: ContextVar[list[Any] | None] = ContextVar("xacct_lambda_used_connections", default=None)
+
+
+@contextlib.contextmanager
+def connections_used(connections: list[Any]) -> Iterator[None]:
+    """Collect the connections on which requests are sent in this context."""
+    token = _used_connections.set(connections)
+    try:
+        yield
+    finally:
+        _used_connections.reset(token)
+        connections.clear()
+
+
+def abort_connection(connection: Any) -> None:
+    """End whatever is in flight on a connection of urllib3, from another thread. Its read fails at once."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        # Not the TLS socket's own shutdown(), which would wait for the thread that reads.
+        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+
 class _PoolMixin:
     """Reuses a connection only if its next bytes are the answer to the next request, perhaps of another role."""
 
@@ -457,6 +480,9 @@ class _PoolMixin:
         pending = getattr(connection.sock, "pending", None)
         if pending and pending():
             connection.close()
+        used = _used_connections.get()
+        if used is not None:
+            used.append(connection)
         return connection
 
 

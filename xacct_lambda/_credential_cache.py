@@ -1,13 +1,15 @@
-"""The credential cache, and the credentials object that asks it whenever botocore signs a request.
+"""The credential cache: when to refresh, who waits for STS and how long, and what a failure means.
 
-This module alone decides how long credentials are good for. botocore's refresh windows are not used: they are fixed at
-15 and 10 minutes, so that a 900-second session renews on every signature and is refused with minutes left to live.
+A request waits for STS only if there are no valid credentials to sign it with. The cache alone decides how long
+credentials are valid. botocore's refresh windows are not used: they are fixed at 15 and 10 minutes, so a 900-second
+session would refresh on every signature.
 
-Time is the wall clock, since STS's expiry is an instant and a monotonic clock may stand still while Lambda keeps the
+Time is the wall clock, because STS's expiry is an instant, and a monotonic clock may stand still while Lambda keeps the
 execution environment frozen.
 
-Each attempt has a thread of its own. So it ends whatever becomes of those who wait for it, who for their part wait no
-longer than they can: time-outs of sockets hold for each address and each read, and for finding an address not at all.
+The cache has no lock that a request takes. A signal handler, a finalizer, or a log handler may sign requests at any
+point of a look-up, and an exception that a signal handler raises may end a look-up at any point. So each change is one
+assignment, or one operation on a dict that the interpreter doesn't divide.
 """
 
 from __future__ import annotations
@@ -15,125 +17,84 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from itertools import count
+from typing import Final, NamedTuple, Protocol
 
 import boto3
 from botocore.config import Config
-from cachetools import TLRUCache
 
-from xacct_lambda._errors import copy_for_raising, deadline_error, is_non_recoverable, no_answer_in_time, unavailable
-from xacct_lambda._invocation import remaining_seconds, start_thread
+from xacct_lambda._attempts import Attempt, Latch, Purpose, State, wait_for
+from xacct_lambda._cache_entry import MAX_STUCK, CachedError, CachedSet, Counter, CredentialKey, Entry
+from xacct_lambda._errors import (
+    caller_timeout_error,
+    copy_for_raising,
+    deadline_error,
+    is_non_recoverable,
+    no_answer_in_time,
+    unavailable,
+    without_frames,
+)
+from xacct_lambda._invocation import remaining_seconds, start_background_thread, start_thread
+from xacct_lambda._processor import IdleTime
 from xacct_lambda._redaction import loggable
 from xacct_lambda._request import AssumeRoleRequest
-from xacct_lambda._sts import FrozenCredentials, IssuedCredentials, system_uniform
-from xacct_lambda.exceptions import AssumeRoleError, STSUnavailableError, XacctLambdaError
+from xacct_lambda._sts import Calls, FrozenCredentials, IssuedCredentials, system_uniform
+from xacct_lambda.exceptions import STSUnavailableError, XacctLambdaError
+from xacct_lambda.instrumentation import publish
 
 _logger = logging.getLogger(__name__)
 
 _MINUTE: Final = 60
 MANDATORY_WINDOW: Final = 60
+"""Seconds before expiry in which a signature waits for a refresh, once for each attempt."""
 MAX_ROLES: Final = 1000
 _JITTER: Final = 1 / 3
-"""The part of the advisory window over which a fleet's renewals spread."""
-
+"""The part of the advisory window over which the refreshes of a fleet spread."""
 _FIRST_BACK_OFF: Final = 5
 _MAX_BACK_OFF: Final = 60
 _ERROR_TTL: Final = 5
-"""How long a refusal is remembered, and that credentials were replaced because a service rejected them."""
-_CLOCK_STEP_SECONDS: Final = 1
+"""Seconds for which a refusal is cached."""
+_CLOCK_STEP: Final = 1
 _MIN_ATTEMPT_TIME: Final = 0.05
-"""With less than this left of an invocation, no attempt is begun."""
+"""Seconds that an invocation must have left for an attempt to start."""
+_SETTLING_DELAY: Final = 1.0
+"""Seconds after which a request that was signed with new credentials is sent again."""
 
 
 def advisory_window(lifetime: float) -> int:
-    """Return how long before expiry renewal may start, for credentials that live so many seconds."""
+    """Return how many seconds before expiry a refresh may start, for credentials of this lifetime in seconds."""
     if lifetime <= 20 * _MINUTE:
         return 5 * _MINUTE
     return 15 * _MINUTE if lifetime < 90 * _MINUTE else 60 * _MINUTE
 
 
 class _AssumesRoles(Protocol):
-    calls: int
+    @property
+    def calls(self) -> int: ...
+
+    def load_caller_credentials(self, source: boto3.Session, request: AssumeRoleRequest) -> None: ...
 
     def assume_role(
-        self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
+        self,
+        source: boto3.Session,
+        request: AssumeRoleRequest,
+        config: Config | None,
+        *,
+        max_requests: int,
+        calls: Calls,
     ) -> IssuedCredentials: ...
 
-    def max_wait_seconds(self, config: Config | None) -> float | None: ...
+    def max_wait_seconds(self, config: Config | None) -> float: ...
 
     def prepare(self, source: boto3.Session, config: Config | None) -> None: ...
 
     def clear_clients(self) -> None: ...
 
 
-class CredentialKey:
-    """What decides whether two sessions share credentials: who asks (by identity), and for what (by value).
-
-    It does not keep the source session alive, which may hold megabytes of service models.
-    """
-
-    __slots__ = ("_hash", "_source", "request")
-
-    def __init__(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
-        self._source = weakref.ref(source)
-        self.request = request
-        self._hash = hash((id(source), request))
-
-    @property
-    def source(self) -> Any:
-        """The session that asks: there as long as its :class:`AssumedRoleCredentials` are."""
-        return self._source()
-
-    def __eq__(self, other: object) -> bool:
-        # Not the sessions' own equality: they may be of a class for which all sessions in a Region are equal.
-        is_same = isinstance(other, CredentialKey) and self.source is other.source and self.request == other.request
-        # Two that are gone were not the same for that.
-        return is_same and self.source is not None
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.request!r})"
-
-
-class _Entry(NamedTuple):
-    frozen: FrozenCredentials
-    expires_at: float
-    refresh_at: float
-    """When the next renewal may start: in the advisory window, and after a failed attempt when the back-off is over."""
-    failed_refreshes: int = 0
-
-
-class _CachedError(NamedTuple):
-    expires_at: float
-    error: AssumeRoleError
-
-
-class _Replaced(NamedTuple):
-    expires_at: float
-
-
-class _Refresh:
-    """One attempt under way, for all who need its result."""
-
-    outcome: IssuedCredentials | BaseException
-    completed_at: float
-
-    def __init__(self, *, is_prefetch: bool) -> None:
-        self.is_prefetch = is_prefetch
-        """Whether it was begun for later, so that nobody takes its failure for theirs."""
-        self.done = threading.Event()
-        self.thread: int | None = None
-        self.error_is_shared = True
-        """Whether all who waited take the outcome for theirs; the one who began the attempt always does."""
-
-
 class CredentialCounts(NamedTuple):
-    """What the cache has done and holds."""
+    """What the cache has done, and how many roles it has credentials for."""
 
     hits: int
     misses: int
@@ -143,269 +104,492 @@ class CredentialCounts(NamedTuple):
 
 
 class CredentialCache:
-    """Credentials of many roles: one AssumeRole call at a time for each, renewed ahead of expiry, not served after."""
+    """Credentials of many roles: one AssumeRole call at a time for each, refreshed ahead of expiry, never used after.
 
-    def __init__(
+    Args:
+        sts: Makes the AssumeRole call.
+        clock: Returns the wall clock time in seconds since the epoch.
+        jitter: Returns a random number between two numbers.
+        start_thread: Runs an attempt for which a request waits.
+        start_background_thread: Runs an attempt for which no request waits.
+        wait: Waits for a latch, as :func:`wait_for` does.
+        cpu_time: Returns the CPU time of the process in seconds.
+        max_roles: Number of roles to cache.
+    """
+
+    def __init__(  # noqa: PLR0913 - the clock, the network, the randomness, and the threads
         self,
         sts: _AssumesRoles,
         *,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[float, float], float] = system_uniform,
-        spawn: Callable[[Callable[[], None]], None] = start_thread,
+        start_thread: Callable[[Callable[[], None]], None] = start_thread,
+        start_background_thread: Callable[[Callable[[], None]], None] = start_background_thread,
+        wait: Callable[[Latch, float | None, float | None], bool] = wait_for,
+        cpu_time: Callable[[], float] = time.process_time,
         max_roles: int = MAX_ROLES,
     ) -> None:
         self._sts = sts
         self.clock = clock
         self._jitter = jitter
-        self._spawn = spawn
+        self._start_thread = start_thread
+        self._start_background_thread = start_background_thread
+        self._wait = wait
+        self._cpu_time = cpu_time
         self.max_roles = max_roles
         self._latest = clock()
-        # Reentrant, as a handler of a signal may sign requests in the midst of a look-up.
-        self._lock = threading.RLock()
-        self._hits = self._misses = self._failures = 0
-        self._reset()
+        self._uses = count(1)
+        self._hits, self._misses, self._failures = Counter(), Counter(), Counter()
+        self._entries: dict[CredentialKey, Entry] = {}
 
-    def _reset(self) -> None:
-        self._entries: TLRUCache[CredentialKey, _Entry] = self._timed_cache()
-        self._refused: TLRUCache[CredentialKey, _CachedError] = self._timed_cache()
-        self._replaced: TLRUCache[CredentialKey, _Replaced] = self._timed_cache()
-        self._in_flight: dict[CredentialKey, _Refresh] = {}
+    # --- What requests call -------------------------------------------------------------------------------------------
 
-    def _timed_cache(self) -> TLRUCache[CredentialKey, Any]:
-        return TLRUCache(self.max_roles, ttu=lambda _key, value, _now: value.expires_at, timer=lambda: self._latest)
-
-    def get(
-        self,
-        key: CredentialKey,
-        *,
-        min_ttl_seconds: float = 0,
-        config: Config | None = None,
-    ) -> FrozenCredentials:
-        """Return credentials that live longer than ``min_ttl_seconds``, from memory or by one AssumeRole call.
+    def get(self, key: CredentialKey, *, min_ttl_seconds: float = 0, config: Config | None = None) -> FrozenCredentials:
+        """Return credentials that last longer than ``min_ttl_seconds``, from the cache or by one AssumeRole call.
 
         Raises:
-            AssumeRoleError: STS refused; for a few seconds the refusal is remembered.
+            AssumeRoleError: STS refused. The refusal is cached for a few seconds.
+            CallerCredentialsError: The caller's own credentials can't be loaded.
             ConfigurationError: The call cannot be made.
-            STSUnavailableError: STS gave no usable answer in time, and nothing that lives long enough is cached.
+            STSUnavailableError: STS gave no usable answer in time, and nothing that lasts long enough is cached.
         """
-        while True:
-            with self._lock:
-                frozen = self._get_if_fresh(key, min_ttl_seconds)
-                if frozen is not None:
-                    self._hits += 1
-                    return frozen
-                if refused := self._refused.get(key):
-                    raise copy_for_raising(refused.error)
-                self._misses += 1
-                is_leader = key not in self._in_flight
-                refresh = self._in_flight.get(key) or self._start(key, config)
-            outcome = self._wait_for(refresh, key, min_ttl_seconds, config)
-            if isinstance(outcome, FrozenCredentials):
-                return outcome
-            if outcome is not None and (is_leader or refresh.error_is_shared):
-                return self._cached_or_raise(outcome, key, min_ttl_seconds)
-
-    def _get_if_fresh(self, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials | None:
-        """Return what is cached, unless it is for this caller to wait for newer ones."""
         now = self._advance()
-        entry = self._entry_with_ttl(key, min_ttl_seconds)
-        if entry is None:
-            return None
-        is_renewed_meanwhile = key in self._in_flight and entry.expires_at - now > MANDATORY_WINDOW
-        return entry.frozen if now < entry.refresh_at or is_renewed_meanwhile else None
-
-    def _entry_with_ttl(self, key: CredentialKey, min_ttl_seconds: float) -> _Entry | None:
-        entry = self._entries.get(key)
-        return entry if entry and entry.expires_at - self._latest > min_ttl_seconds else None
+        entry = self._entry(key)
+        cached = entry.cached
+        if cached is not None and cached.is_valid(now, min_ttl_seconds):
+            if now < cached.refresh_at or not self._must_wait(key, entry, cached, now, config):
+                self._hits.increase()
+                return cached.frozen
+            self._misses.increase()
+            self._await_refresh(key, entry, config)
+            # The newest set, or what was cached if the refresh failed.
+            cached = entry.cached
+            if cached is not None and cached.is_valid(self._advance(), min_ttl_seconds):
+                return cached.frozen
+        return self._assume_role(key, entry, min_ttl_seconds, config)
 
     def prefetch(self, key: CredentialKey, config: Config | None) -> None:
-        """Begin an attempt for later, unless it is not needed. Who waits for it when it fails makes another."""
-        with self._lock:
-            if self._get_if_fresh(key, 0) is None and key not in self._in_flight:
-                self._start(key, config, is_prefetch=True)
+        """Start an attempt in the background, unless valid credentials are cached.
 
-    def _start(self, key: CredentialKey, config: Config | None, *, is_prefetch: bool = False) -> _Refresh:
-        """Begin an attempt, and return it; where no time is left for one, one that has failed for that."""
-        refresh = _Refresh(is_prefetch=is_prefetch)
-        left = remaining_seconds()
-        if left is not None and left < _MIN_ATTEMPT_TIME:
-            refresh.outcome = deadline_error(key.request.role_arn)
-            refresh.done.set()
-            return refresh
-        try:
-            self._in_flight[key] = refresh
-            self._spawn(partial(self._run_refresh, key.source, key, refresh, config))
-        except BaseException:
-            if refresh.thread is None:
-                # No thread was to be had, or an interrupt came first. Nobody waits yet, as this thread has the lock.
-                self._in_flight.pop(key, None)
-            raise
-        return refresh
-
-    def _wait_for(
-        self, refresh: _Refresh, key: CredentialKey, min_ttl_seconds: float, config: Config | None
-    ) -> FrozenCredentials | BaseException | None:
-        """Wait for an attempt; return credentials, what went wrong, or None where there is nothing left of either."""
-        if refresh.thread == threading.get_ident() and not refresh.done.is_set():
-            return _waits_for_itself(key)
-        limits = [
-            seconds for seconds in (remaining_seconds(), self._sts.max_wait_seconds(config)) if seconds is not None
-        ]
-        if not refresh.done.wait(min(limits, default=None)):
-            return _timeout_error(key, min(limits))
-        if not isinstance(refresh.outcome, IssuedCredentials):
-            return refresh.outcome
-        with self._lock:
-            now = self._advance()
-        if refresh.outcome.expires_at - now > min_ttl_seconds:
-            return refresh.outcome.frozen
-        # They may have been good when they came: the environment was frozen before this thread got to them.
-        was_short_lived = refresh.outcome.expires_at - refresh.completed_at <= min_ttl_seconds
-        return _short_lived_error(key, min_ttl_seconds) if was_short_lived else None
-
-    def _run_refresh(
-        self,
-        source: boto3.Session,
-        key: CredentialKey,
-        refresh: _Refresh,
-        config: Config | None,
-    ) -> None:
-        """Make the one call, record what came of it, wake those who wait."""
-        refresh.thread = threading.get_ident()
-        outcome: IssuedCredentials | BaseException
-        try:
-            outcome = self._sts.assume_role(source, key.request, config)
-        except BaseException as error:  # noqa: BLE001 - those who wait raise it, one of a user's hook too
-            outcome = copy_for_raising(error)
-            refresh.error_is_shared = isinstance(error, Exception) and not refresh.is_prefetch
-        try:
-            still_valid = None
-            with self._lock:
-                now = refresh.completed_at = self._advance()
-                # After clear() a late result goes to those who waited for it, and is not kept.
-                if self._in_flight.get(key) is refresh:
-                    del self._in_flight[key]
-                    still_valid = self._record(key, outcome, now, remember=refresh.error_is_shared)
-            # Not under the lock: a log handler may be the user's, and may itself sign requests as the role. But before
-            # anybody goes on: Lambda may freeze the environment as soon as the event is answered.
-            if still_valid:
-                _logger.log(
-                    logging.DEBUG if still_valid.failed_refreshes else logging.WARNING,
-                    "Renewing the credentials of %s failed; those at hand serve for another %.0f s. %s",
-                    key.request.role_arn,
-                    still_valid.expires_at - now,
-                    loggable(outcome),
-                )
-            elif refresh.is_prefetch and isinstance(outcome, BaseException):
-                _logger.warning(
-                    "Credentials could not be fetched ahead; the first event tries again. %s", loggable(outcome)
-                )
-        finally:
-            refresh.outcome = outcome
-            refresh.done.set()
-
-    def _record(
-        self, key: CredentialKey, outcome: IssuedCredentials | BaseException, now: float, *, remember: bool
-    ) -> _Entry | None:
-        """Keep what an attempt yielded; return the credentials that go on serving though it failed."""
-        if isinstance(outcome, IssuedCredentials):
-            # Half a life at most: where this machine's clock is ahead of STS's, a whole window may leave nothing.
-            window = min(advisory_window(key.request.duration_seconds), (outcome.expires_at - now) / 2)
-            refresh_at = outcome.expires_at - window * (1 - self._jitter(0, _JITTER))
-            self._entries[key] = _Entry(outcome.frozen, outcome.expires_at, refresh_at)
-            return None
-        self._failures += 1
-        if remember and is_non_recoverable(outcome):
-            self._refused[key] = _CachedError(now + _ERROR_TTL, outcome)
-            return None
-        entry = self._entries.get(key)
-        if entry:
-            pause = min(_FIRST_BACK_OFF * 2**entry.failed_refreshes, _MAX_BACK_OFF) * self._jitter(0.5, 1)
-            self._entries[key] = entry._replace(
-                # Not sooner than was due: the attempt may have been for a caller who needs a longer life.
-                refresh_at=max(entry.refresh_at, now + pause),
-                failed_refreshes=entry.failed_refreshes + 1,
-            )
-        return entry
-
-    def _cached_or_raise(self, error: BaseException, key: CredentialKey, min_ttl_seconds: float) -> FrozenCredentials:
-        """Return cached credentials that live long enough if the error is transient; otherwise raise the error."""
-        if isinstance(error, XacctLambdaError) and not is_non_recoverable(error):
-            with self._lock:
-                self._advance()
-                entry = self._entry_with_ttl(key, min_ttl_seconds)
-            if entry:
-                return entry.frozen
-        raise copy_for_raising(error)
+        If the prefetch fails, callers that waited for it start their own attempt.
+        """
+        now = self._advance()
+        entry = self._entry(key)
+        is_fresh = entry.cached is not None and entry.cached.is_valid(now) and now < entry.cached.refresh_at
+        if not is_fresh and entry.attempt.state(now) is State.IDLE and not entry.has_too_many_stuck():
+            self._start(key, entry, config, Purpose.PREFETCH)
 
     def prepare(self, key: CredentialKey, config: Config | None) -> None:
-        """Make what the first call will need, short of making it."""
-        self._sts.prepare(key.source, config)
+        """Create the STS client ahead of the first call."""
+        source = key.source
+        if source is not None:
+            self._sts.prepare(source, config)
 
-    def invalidate(self, key: CredentialKey, access_key: str) -> bool:
-        """Drop the credentials with this access key, which a service did not accept; say whether to sign once more.
+    def expires_at(self, key: CredentialKey) -> float | None:
+        """Return when the cached credentials expire, in seconds since the epoch; None if none are cached."""
+        now = self._advance()
+        entry = self._entries.get(key)
+        cached = entry.cached if entry else None
+        return cached.expires_at if cached is not None and cached.is_valid(now) else None
 
-        Others than those rejected are never dropped. Nor are those that replaced rejected ones seconds ago: a service
-        that accepts none (a Region that is not enabled) would else cost an AssumeRole call for each request.
+    def invalidate(
+        self, key: CredentialKey, access_key: str, error_code: str = "", *, may_be_unknown: bool = False
+    ) -> float:
+        """Drop the credentials with this access key, which a service rejected; return when to sign the request again.
+
+        Other credentials are never dropped.
+
+        Args:
+            key: Whose credentials.
+            access_key: The access key that signed the rejected request.
+            error_code: The service's error code.
+            may_be_unknown: Whether the service may not know the credentials yet. If so, a set that is only seconds old
+                is not dropped.
+
+        Returns:
+            Seconds to wait before the request is signed again: 0 with other credentials, more with the same ones.
         """
-        with self._lock:
-            now = self._advance()
-            entry = self._entries.get(key)
-            if entry is None or entry.frozen.access_key != access_key:
-                return True
-            if key in self._replaced:
-                return False
-            self._replaced[key] = _Replaced(now + _ERROR_TTL)
-            del self._entries[key]
+        now = self._advance()
+        entry = self._entries.get(key)
+        cached = entry.cached if entry else None
+        if entry is None or cached is None or cached.frozen.access_key != access_key or cached.is_rejected:
+            return 0
+        if not entry.reject(cached, now, may_be_unknown=may_be_unknown):
+            return _SETTLING_DELAY
+        publish("rejection", key.request.role_arn, error_code=error_code or None, expires_at=cached.expires_at)
+        return 0
+
+    # --- The advisory and the mandatory window ------------------------------------------------------------------------
+
+    def _must_wait(
+        self, key: CredentialKey, entry: Entry, cached: CachedSet, now: float, config: Config | None
+    ) -> bool:
+        """Start a refresh if one is due; tell whether this request has to wait for the refresh."""
+        attempt = entry.attempt
+        if attempt.thread == threading.get_ident() and not attempt.done.is_set:
+            return False  # A hook or a log handler signs within the very attempt.
+        is_mandatory = cached.expires_at - now <= MANDATORY_WINDOW
+        state = attempt.state(now)
+        if state is State.CUT and entry.awaited_set is not cached:
+            entry.awaited_set = cached
             return True
+        if state is State.CUT and not attempt.done.is_set:
+            attempt.start_limit(now)
+        elif state is State.CUT:
+            # Nobody waited for the attempt that the freeze cut, so its failure means nothing. Start another one.
+            attempt.claim_failure()
+        elif state is State.OVERDUE:
+            self._give_up(key, entry, attempt, now)
+        if attempt.state(now) is State.IDLE:
+            left = remaining_seconds()
+            if now < entry.retry_at or entry.has_too_many_stuck() or (left is not None and left < _MIN_ATTEMPT_TIME):
+                return False
+            attempt = self._start(key, entry, config, Purpose.AWAITED if is_mandatory else Purpose.BACKGROUND)
+        return is_mandatory and attempt.claim_wait(now)
+
+    def _await_refresh(self, key: CredentialKey, entry: Entry, config: Config | None) -> None:
+        """Wait for the refresh in flight, at most one time limit. If a freeze cut it and it fails, make one more."""
+        now = self._advance()
+        left = remaining_seconds()
+        limit = self._sts.max_wait_seconds(config)
+        deadline = now + limit
+        attempt = entry.attempt
+        was_cut = attempt.state(now) is State.CUT
+        attempt.claim_wait(now)
+        # An interrupt may have come between the start of the attempt and that of its thread.
+        self._launch(key, entry, attempt, config)
+        # Join a cut attempt first: its answer is usually in the kernel's buffer.
+        is_done = self._wait(attempt.done, deadline - now, left)
+        if was_cut and is_done and not isinstance(attempt.outcome, IssuedCredentials):
+            # The freeze is the likely cause of the failure, so it counts only if the next attempt fails too.
+            attempt.claim_failure()
+            attempt = self._start(key, entry, config, Purpose.AWAITED)
+            attempt.claim_wait(now)
+            self._wait(attempt.done, deadline - self._advance(), remaining_seconds())
+        now = self._advance()
+        if attempt.state(now) in {State.OVERDUE, State.CUT}:
+            self._give_up(key, entry, attempt, now)
+
+    # --- No valid credentials -----------------------------------------------------------------------------------------
+
+    def _assume_role(
+        self, key: CredentialKey, entry: Entry, min_ttl_seconds: float, config: Config | None
+    ) -> FrozenCredentials:
+        """Wait for an attempt, of this request or of another one; return its credentials or raise its error."""
+        self._misses.increase()
+        was_retried = False
+        while True:
+            now = self._advance()
+            if (error := entry.error) and now < error.expires_at:
+                publish("refusal", key.request.role_arn, error_code=error.error.code)
+                raise copy_for_raising(error.error)
+            attempt, is_leader = self._join_or_start(key, entry, now, config)
+            self._wait_for_result(key, attempt)
+            outcome = attempt.outcome
+            was_frozen = attempt.outlasted_limit() and not was_retried
+            if isinstance(outcome, IssuedCredentials):
+                if outcome.expires_at - self._advance() > min_ttl_seconds:
+                    return outcome.frozen
+                if not was_frozen and outcome.expires_at - attempt.completed_at <= min_ttl_seconds:
+                    raise _short_lived_error(key, min_ttl_seconds)
+                # Otherwise they lasted long enough when STS issued them, and the environment was frozen since.
+            elif not was_frozen and (is_leader or attempt.error_is_shared):
+                # An error that isn't shared belongs to the thread that started the attempt. An error after a freeze
+                # says nothing about the role: STS rejects a signature that is too old.
+                return self._cached_or_raise(outcome, entry, min_ttl_seconds)
+            was_retried = was_retried or was_frozen
+
+    def _join_or_start(
+        self, key: CredentialKey, entry: Entry, now: float, config: Config | None
+    ) -> tuple[Attempt, bool]:
+        """Return the attempt to wait for, and whether this request started it."""
+        attempt = entry.attempt
+        state = attempt.state(now)
+        if state is State.IN_FLIGHT:
+            # The request that claimed the attempt may have been interrupted before it launched it.
+            self._launch(key, entry, attempt, config)
+            return attempt, False
+        if state is not State.IDLE:
+            self._give_up(key, entry, attempt, now)
+        left = remaining_seconds()
+        if left is not None and left < _MIN_ATTEMPT_TIME:
+            raise deadline_error(key.request.role_arn)
+        if entry.has_too_many_stuck():
+            raise _stuck_error(key)
+        return self._start(key, entry, config, Purpose.REQUIRED), True
+
+    def _wait_for_result(self, key: CredentialKey, attempt: Attempt) -> None:
+        if attempt.thread == threading.get_ident() and not attempt.done.is_set:
+            raise _waits_for_itself(key)
+        attempt.claim_wait(self._advance())
+        # The time limit is STS's. The caller's own log-in may take as long as its provider or the invocation allows.
+        left = remaining_seconds()
+        is_loaded = self._wait(attempt.caller_loaded, attempt.limit, left)
+        if not is_loaded and attempt.thread is not None:
+            is_loaded = self._wait(attempt.caller_loaded, None, remaining_seconds())
+        if not is_loaded:
+            raise caller_timeout_error(key.source, key.request, attempt.limit if left is None else left)
+        left = remaining_seconds()
+        if not self._wait(attempt.done, attempt.limit, left):
+            raise _timeout_error(key, attempt.limit if left is None else min(attempt.limit, left))
+
+    def _cached_or_raise(self, error: BaseException | None, entry: Entry, min_ttl_seconds: float) -> FrozenCredentials:
+        """Return credentials that came meanwhile, for example with a late answer; otherwise raise the error."""
+        cached = entry.cached
+        if (
+            cached is not None
+            and isinstance(error, XacctLambdaError)
+            and cached.is_valid(self._advance(), min_ttl_seconds)
+        ):
+            return cached.frozen
+        raise copy_for_raising(error) if error is not None else RuntimeError("an attempt ended without an outcome")
+
+    # --- Attempts -----------------------------------------------------------------------------------------------------
+
+    def _start(self, key: CredentialKey, entry: Entry, config: Config | None, purpose: Purpose) -> Attempt:
+        """Start the next attempt, or return the one that another request started first."""
+        previous = entry.attempt
+        attempt = Attempt(previous.number + 1, purpose, self._advance(), self._sts.max_wait_seconds(config))
+        attempt = entry.successor(previous, attempt)
+        self._launch(key, entry, attempt, config)
+        return attempt
+
+    def _launch(self, key: CredentialKey, entry: Entry, attempt: Attempt, config: Config | None) -> None:
+        """Start the thread of an attempt, unless another request has done so."""
+        start = self._start_background_thread if attempt.is_background else self._start_thread
+        task = partial(self._run, key, _source_of(key), entry, attempt, config)
+        try:
+            if attempt.claim_launch():
+                start(task)
+                attempt.is_launched = True
+        except RuntimeError:
+            # No thread is available: the process has too many, or the interpreter shuts down.
+            if attempt.purpose is Purpose.REQUIRED:
+                task()
+            else:
+                problem = "no thread could be started"
+                self._finish(key, entry, attempt, unavailable(key.request.role_arn, "NoThread", problem))
+        except BaseException as error:
+            # A signal handler raised. If the attempt does not run in another thread, nobody else ends it.
+            if attempt.thread in {None, threading.get_ident()} and not attempt.done.is_set:
+                attempt.error_is_shared = False
+                self._finish(key, entry, attempt, error)
+            raise
+
+    def _run(
+        self,
+        key: CredentialKey,
+        source: boto3.Session,
+        entry: Entry,
+        attempt: Attempt,
+        config: Config | None,
+    ) -> None:
+        """Make one attempt in this thread, record its result, and wake the requests that wait for it."""
+        if not attempt.claim_run():
+            return
+        attempt.thread = threading.get_ident()
+        outcome: IssuedCredentials | BaseException
+        try:
+            self._sts.load_caller_credentials(source, key.request)
+            attempt.start_limit(self._advance(), IdleTime(clock=self.clock, cpu_time=self._cpu_time))
+            attempt.caller_loaded.set()
+            outcome = self._sts.assume_role(
+                source,
+                key.request,
+                config,
+                # If valid credentials are cached, the back-off replaces the second request.
+                max_requests=2 if attempt.purpose in {Purpose.REQUIRED, Purpose.PREFETCH} else 1,
+                calls=attempt.calls,
+            )
+        except BaseException as error:  # noqa: BLE001 - the requests that wait raise it, also an error of a user's hook
+            outcome = without_frames(error)
+            attempt.error_is_shared = attempt.error_is_shared and isinstance(error, Exception)
+        try:
+            self._finish(key, entry, attempt, outcome)
+        finally:
+            self._publish(key, entry, attempt)
+
+    def _finish(
+        self, key: CredentialKey, entry: Entry, attempt: Attempt, outcome: IssuedCredentials | BaseException
+    ) -> None:
+        """Record what an attempt yielded, and wake the requests that wait for it."""
+        try:
+            now = attempt.completed_at = self._advance()
+            if isinstance(outcome, IssuedCredentials):
+                self._store(key, entry, attempt, outcome, now)
+            elif attempt.awaited_since is not None or not attempt.outlasted_limit():
+                self._record_failure(key, entry, attempt, outcome, now)
+            # Otherwise a freeze may have cut the attempt. The next request finds out, and records the failure.
+        finally:
+            attempt.outcome = outcome
+            attempt.caller_loaded.set()
+            attempt.done.set()
+
+    def _store(self, key: CredentialKey, entry: Entry, attempt: Attempt, issued: IssuedCredentials, now: float) -> None:
+        """Cache credentials, unless a set that expires later is cached already."""
+        # At most half of the lifetime: if this machine's clock is ahead of STS's, a whole window may leave nothing.
+        window = min(advisory_window(key.request.duration_seconds), (issued.expires_at - now) / 2)
+        refresh_at = issued.expires_at - window * (1 - self._jitter(0, _JITTER))
+        cached = entry.cached
+        if not entry.cache(CachedSet(issued, now, refresh_at)) and cached is not None and now >= cached.refresh_at:
+            self._record_failure(key, entry, attempt, _short_lived_error(key, cached.expires_at - now), now)
+
+    def _give_up(self, key: CredentialKey, entry: Entry, attempt: Attempt, now: float) -> None:
+        """Count an attempt that passed its time limit as failed. A late answer is still welcome."""
+        if not attempt.done.is_set:
+            entry.stuck.append(attempt)
+            attempt.calls.abort()
+        if attempt.purpose is Purpose.PREFETCH:
+            # The request that gives the prefetch up makes its own attempt, and reports its own failure.
+            attempt.claim_failure()
+            return
+        error = attempt.outcome
+        if not isinstance(error, BaseException):
+            problem = f"STS did not answer in {attempt.limit:.3g} s"
+            error = unavailable(key.request.role_arn, "NoAnswerInTime", problem)
+        self._record_failure(key, entry, attempt, error, now)
+
+    def _record_failure(
+        self, key: CredentialKey, entry: Entry, attempt: Attempt, error: BaseException, now: float
+    ) -> None:
+        """Count a failed attempt, once: back off, cache a refusal, and log what nobody raises."""
+        cached = entry.cached
+        is_valid = cached is not None and cached.is_valid(now)
+        failures = entry.failures
+        if is_valid and not attempt.has_failed:
+            # Before the attempt counts as failed. Otherwise other requests would start attempts in between.
+            back_off = min(_FIRST_BACK_OFF * 2**failures, _MAX_BACK_OFF) * self._jitter(1, 1.5)
+            entry.retry_at = now + back_off
+        if not attempt.claim_failure():
+            return
+        self._failures.increase()
+        if cached is not None and is_valid:
+            entry.failures = failures + 1
+            self._log_failed_refresh(key, attempt, error, cached.expires_at - now, is_first=not failures)
+        elif attempt.purpose is Purpose.PREFETCH:
+            _logger.warning(
+                "Prefetching the credentials of %s failed. The first event tries again. %s",
+                key.request.role_arn,
+                loggable(error),
+            )
+        elif is_non_recoverable(error) and not attempt.outlasted_limit():
+            entry.error = CachedError(now + _ERROR_TTL, error)
+
+    @staticmethod
+    def _log_failed_refresh(
+        key: CredentialKey, attempt: Attempt, error: BaseException, seconds_left: float, *, is_first: bool
+    ) -> None:
+        # Lambda stamps a record with the ID of the event that is current when the record is written, which may be a
+        # later one. So the record says itself when the attempt started.
+        _logger.log(
+            logging.WARNING if is_first else logging.DEBUG,
+            "%s the credentials of %s (started at %s UTC). The cached credentials are valid for another %.0f s. %s",
+            "STS refused to refresh" if is_non_recoverable(error) else "Could not refresh",
+            key.request.role_arn,
+            time.strftime("%H:%M:%S", time.gmtime(attempt.started_at)),
+            seconds_left,
+            loggable(error),
+        )
+
+    def _publish(self, key: CredentialKey, entry: Entry, attempt: Attempt) -> None:
+        """Report an attempt to hooks, after the requests that waited for it go on."""
+        since = attempt.awaited_since
+        waited = 0.0 if since is None else max(0.0, attempt.completed_at - since)
+        for report in attempt.calls.reports:
+            publish(
+                "assume_role",
+                key.request.role_arn,
+                duration_seconds=report.duration_seconds,
+                waited_seconds=waited,
+                error_code=report.error_code,
+                expires_at=report.expires_at,
+                session_token_utilization=report.session_token_utilization,
+            )
+        if entry.error is not None and entry.error.error is attempt.outcome:
+            publish("refusal", key.request.role_arn, error_code=entry.error.error.code)
+
+    # --- State --------------------------------------------------------------------------------------------------------
+
+    def _entry(self, key: CredentialKey) -> Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries.setdefault(key, Entry())
+            entry.last_used = next(self._uses)
+            self._evict()
+        else:
+            entry.last_used = next(self._uses)
+        return entry
+
+    def _evict(self) -> None:
+        """Drop the roles that were unused for the longest time, first those without credentials."""
+        while len(entries := self._entries.copy()) > self.max_roles:
+            now = self._latest
+
+            # Not the newest entry, which belongs to the request that is being served.
+            oldest = min(list(entries)[:-1], key=lambda key: entries[key].rank(now))
+            cached = entries[oldest].cached
+            self._entries.pop(oldest, None)
+            if cached is not None and cached.is_valid(now):
+                publish("eviction", oldest.request.role_arn, expires_at=cached.expires_at)
 
     def clear(self) -> None:
-        """Drop every credential, every remembered refusal and every connection to STS."""
-        with self._lock:
-            self._reset()
+        """Drop all credentials, cached refusals, and connections to STS. Late answers to earlier calls are not kept."""
+        self._entries = {}
         self._sts.clear_clients()
 
     def clear_errors(self) -> None:
-        """Have the next signature of a role that was refused ask STS again."""
-        with self._lock:
-            self._refused.clear()
+        """Drop cached refusals, so that the next request asks STS again."""
+        for entry in self._entries.copy().values():
+            entry.error = None
 
     def after_fork(self) -> None:
-        """Make the copy in a forked child usable: new locks, no attempt under way, no shared connection."""
-        if not self._lock.acquire(blocking=False):
-            # Another thread was at the entries when the process was copied, and is not there to finish.
-            self._reset()
-        self._lock = threading.RLock()
-        self._in_flight = {}
+        """Make the copy in a forked child usable: it keeps credentials, but no attempt in flight and no connection."""
+        for entry in self._entries.copy().values():
+            entry.forget_attempts()
         self._sts.clear_clients()
 
     def counts(self) -> CredentialCounts:
         """Return the figures of ``cache_info()`` that this cache knows."""
-        with self._lock:
-            self._advance()
-            self._entries.expire()
-            return CredentialCounts(self._hits, self._misses, self._sts.calls, self._failures, len(self._entries))
+        now = self._advance()
+        sets = [entry.cached for entry in self._entries.copy().values()]
+        valid = sum(cached is not None and cached.is_valid(now) for cached in sets)
+        return CredentialCounts(self._hits.value, self._misses.value, self._sts.calls, self._failures.value, valid)
 
     def _advance(self) -> float:
-        """Bring the caches to the present, and return it; a clock that was set back empties them."""
+        """Return the time. If the clock was set back, drop everything: nobody knows how long the credentials last."""
+        # Read in this order. A thread that is suspended between the two must not take its old time for a step back.
+        latest = self._latest
         now = self.clock()
-        if now < self._latest - _CLOCK_STEP_SECONDS:
-            # How long the credentials that are cached will live can no longer be told.
+        if now < latest - _CLOCK_STEP:
+            self._entries = {}
             self._latest = now
-            self._reset()
-        self._latest = max(self._latest, now)
-        return self._latest
+        elif now > latest:
+            self._latest = now
+        return max(now, self._latest)
+
+
+def _source_of(key: CredentialKey) -> boto3.Session:
+    source = key.source
+    if source is None:
+        # AssumedRoleCredentials keeps its source session alive, so this is a key that somebody else made.
+        raise ReferenceError("the source session of the key was garbage-collected")
+    return source
 
 
 def _timeout_error(key: CredentialKey, seconds: float) -> STSUnavailableError:
     return no_answer_in_time(key.request, key.source, seconds)
 
 
+def _stuck_error(key: CredentialKey) -> STSUnavailableError:
+    problem = f"{MAX_STUCK} attempts to assume the role have not ended, so no further attempt was made"
+    return unavailable(key.request.role_arn, "AttemptsStuck", problem)
+
+
 def _waits_for_itself(key: CredentialKey) -> STSUnavailableError:
-    problem = "a hook or a log handler asks for its credentials within the very call that fetches them"
+    problem = "a hook or a log handler needs the role's credentials within the very call that fetches them"
     return unavailable(key.request.role_arn, "WaitsForItself", problem)
 
 
 def _short_lived_error(key: CredentialKey, min_ttl_seconds: float) -> STSUnavailableError:
-    problem = f"STS issued credentials for less than the {min_ttl_seconds:g} s needed: is the clock right?"
+    problem = f"STS issued credentials for less than the {min_ttl_seconds:g} s needed. Check the clock of this machine"
     return unavailable(key.request.role_arn, "CredentialsTooShort", problem)

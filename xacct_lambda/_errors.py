@@ -272,3 +272,39 @@ def copy_for_raising(error: _Error) -> _Error:
     fresh = copy.copy(error)
     fresh.__cause__ = error.__cause__
     return fresh
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return an error of an attempt without the frames of the attempt, whose variables contain secrets.
+
+    An error of a hook or of other code of the caller keeps its message, and gets a note that says where it came from.
+    """
+    if isinstance(error, XacctLambdaError):
+        return copy_for_raising(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames:
+        error.add_note(f"raised in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}, during AssumeRole")
+    seen: set[int] = set()
+    linked: list[BaseException | None] = [error]
+    while linked:
+        link = linked.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            linked += [link.__cause__, link.__context__]
+    return error
+
+
+def caller_timeout_error(source: boto3.Session | None, request: AssumeRoleRequest, seconds: float) -> XacctLambdaError:
+    """Return the error for a log-in of the caller that takes longer than a request can wait."""
+    from xacct_lambda import _caller_diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
+
+    caller = _caller_diagnosis.identify_caller(source, TimeoutError())
+    problem = f"the caller's own credentials did not load in {seconds:.3g} s"
+    return CallerCredentialsError(
+        f"Can't call STS for {request.role_arn}: {problem}. Use credentials that load faster, or a longer timeout.",
+        role_arn=request.role_arn,
+        response={"Error": {"Code": "CallerCredentialsTimeout", "Message": problem}},
+        provider=caller.provider,
+        profile_name=caller.profile_name,
+    )

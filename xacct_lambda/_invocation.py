@@ -1,10 +1,11 @@
-"""The current Lambda invocation: its context, the time it has left, and threads that belong to it."""
+"""The current Lambda invocation: its context, the time it has left, and threads that belong to it or to nobody."""
 
 from __future__ import annotations
 
 import contextvars
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -16,6 +17,8 @@ _DEADLINE_MARGIN: Final = 0.25
 _REMAINING_TIME: Final = "get_remaining_time_in_millis"
 _CONTEXT_NAMES: Final = ("context", "lambda_context")
 """Names of the parameter in handlers, and in record handlers of Powertools."""
+_BACKGROUND_DELAY: Final = 0.002
+_THREAD_NAME: Final = "xacct_lambda-assume-role"
 
 current_context: ContextVar[Any] = ContextVar("xacct_lambda_invocation", default=None)
 """The Lambda context of the event that is being handled. The decorator sets it."""
@@ -115,7 +118,11 @@ def remaining_seconds() -> float | None:
 
 
 def start_thread(task: Callable[[], None]) -> None:
-    """Run a task in its own thread, as part of the caller's invocation and trace."""
+    """Run a task in its own thread, as part of the caller's invocation and trace.
+
+    Raises:
+        RuntimeError: No thread is available, as during interpreter shutdown.
+    """
     run = contextvars.copy_context().run
     xray = sys.modules.get("aws_xray_sdk.core")
     # The X-Ray SDK keeps its current segment in a thread-local variable, which copy_context() doesn't copy.
@@ -126,8 +133,23 @@ def start_thread(task: Callable[[], None]) -> None:
             xray.xray_recorder.set_trace_entity(entity)
         run(task)
 
-    try:
-        threading.Thread(target=run_traced, name="xacct_lambda-assume-role", daemon=True).start()
-    except RuntimeError:
-        # Python can't start threads during interpreter shutdown (atexit handlers). Run the task in this thread.
-        run_traced()
+    threading.Thread(target=run_traced, name=_THREAD_NAME, daemon=True).start()
+
+
+def start_background_thread(task: Callable[[], None]) -> None:
+    """Run a task in its own thread that can outlive the invocation, and so belongs to no invocation and no trace.
+
+    With the caller's trace, a task that ends after its event would lose the user's whole handler subsegment. With the
+    caller's context, a chained role would fail because the invocation has no time left.
+
+    Raises:
+        RuntimeError: No thread is available, as during interpreter shutdown.
+    """
+    run = contextvars.Context().run
+
+    def run_later() -> None:
+        # Without the delay the new thread takes the interpreter from the caller, who waits for nothing, for 5 ms.
+        time.sleep(_BACKGROUND_DELAY)
+        run(task)
+
+    threading.Thread(target=run_later, name=_THREAD_NAME, daemon=True).start()

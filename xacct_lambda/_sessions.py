@@ -19,8 +19,9 @@ from botocore.exceptions import BotoCoreError
 from cachetools import LRUCache
 
 from xacct_lambda._assumed_credentials import AssumedRoleCredentials
+from xacct_lambda._cache_entry import CredentialKey
 from xacct_lambda._connections import ConnectionPools
-from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache, CredentialKey
+from xacct_lambda._credential_cache import MAX_ROLES, CredentialCache
 from xacct_lambda._endpoint_rules import share_endpoint_rules
 from xacct_lambda._options import check_session_options, reject_unknown_options
 from xacct_lambda._redaction import hide_arguments

@@ -19,16 +19,23 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 from cachetools import LRUCache
 
-from xacct_lambda._connections import ConnectionPools
+from xacct_lambda._connections import ConnectionPools, abort_connection, connections_used
 from xacct_lambda._errors import STS_EXCEPTIONS, caller_credentials_error, translate_error
 from xacct_lambda._redaction import assume_role_unlogged
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 _ATTEMPT_TIMEOUT: Final = 1.0
-_MAX_ATTEMPTS: Final = 2
+_MAX_REQUESTS: Final = 2
 _RETRY_DELAY: Final = (0.05, 0.25)
 _MAX_STS_CLIENTS: Final = 16
+_IDLE_LIMIT: Final = 60
+"""Seconds after which connections to STS are not used again. A NAT gateway drops idle connections after 350 s, without
+a reset that the client sees before its next request, and a freeze ends them too."""
+_MAX_BOTOCORE_DELAY: Final = 20
+"""Longest delay between two requests, in seconds, if botocore retries."""
+_MAX_TIMEOUT: Final = 600
+"""Time limit for an attempt, in seconds, if the caller turned botocore's timeouts off."""
 MAX_POOL_CONNECTIONS: Final = 50
 """Number of roles that one STS client can assume at the same time."""
 
@@ -63,6 +70,32 @@ class IssuedCredentials(NamedTuple):
 
     frozen: FrozenCredentials
     expires_at: float
+    session_token_utilization: int | None = None
+    """Part of the size limit that the session token uses, in percent, if STS reports it."""
+
+
+class CallReport(NamedTuple):
+    """What one AssumeRole request took and yielded, for instrumentation."""
+
+    duration_seconds: float
+    error_code: str | None
+    expires_at: float | None = None
+    session_token_utilization: int | None = None
+
+
+class Calls:
+    """The AssumeRole requests of one attempt: what they yielded, and the connections that they use."""
+
+    def __init__(self) -> None:
+        self.reports: list[CallReport] = []
+        self.connections: list[Any] = []
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        """End a request that is in flight. An answer that arrives byte by byte would otherwise never end it."""
+        self.is_aborted = True
+        for connection in self.connections:
+            abort_connection(connection)
 
 
 class _Client(NamedTuple):
@@ -80,40 +113,76 @@ class STS:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = system_uniform,
         connections: ConnectionPools | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._connections = connections or ConnectionPools()
         self._sleep = sleep
         self._jitter = jitter
+        self._clock = clock
+        self._last_call_at = clock()
         self._lock = threading.RLock()
         self._clients: LRUCache[Hashable, _Client] = LRUCache(_MAX_STS_CLIENTS)
         self.calls = 0
 
+    @staticmethod
+    def load_caller_credentials(source: boto3.Session, request: AssumeRoleRequest) -> None:
+        """Load or refresh the caller's own credentials, which may take as long as a log-in in a browser.
+
+        Raises:
+            CallerCredentialsError: The source session has none, or can't load them.
+            XacctLambdaError: The source session is an assumed one, and its own role can't be assumed.
+        """
+        load_caller_credentials(source, request)
+
     def assume_role(
-        self, source: boto3.Session, request: AssumeRoleRequest, config: Config | None
+        self,
+        source: boto3.Session,
+        request: AssumeRoleRequest,
+        config: Config | None,
+        *,
+        max_requests: int = _MAX_REQUESTS,
+        calls: Calls | None = None,
     ) -> IssuedCredentials:
-        """Assume the role. If the first attempt fails for a transient reason, try once more.
+        """Assume the role. If the first request fails for a transient reason, try once more.
+
+        Args:
+            source: The session that calls STS.
+            request: The parameters.
+            config: Options for the STS client.
+            max_requests: How often to try. If ``config`` has retries, botocore tries as often as they say.
+            calls: Collects a report and the connection of each request.
 
         Raises:
             AssumeRoleError: STS refused, or assumed a different role.
-            CallerCredentialsError: The source session's own credentials are missing, can't be loaded, or were rejected.
+            CallerCredentialsError: STS rejected the source session's own credentials.
             ConfigurationError: The call cannot be made, for example because of an unknown parameter.
             STSUnavailableError: STS gave no usable answer.
         """
-        load_caller_credentials(source, request)
+        calls = calls or Calls()
         client = self._client(source, _merge_config(config))
-        for _ in range(0 if _has_retries(config) else _MAX_ATTEMPTS - 1):
+        now = self._clock()
+        if now - self._last_call_at > _IDLE_LIMIT:
+            self._connections.drop_for(client)
+        self._last_call_at = now
+        for _ in range(0 if _has_retries(config) else max_requests - 1):
             try:
-                return self._call(client, source, request)
+                return self._call(client, source, request, calls)
             except STSUnavailableError:
+                if calls.is_aborted:
+                    raise
                 self._sleep(self._jitter(*_RETRY_DELAY))
-        return self._call(client, source, request)
+        return self._call(client, source, request, calls)
 
-    def max_wait_seconds(self, config: Config | None) -> float | None:
-        """Return the longest time that the attempts take if STS has one address; None if botocore retries."""
+    def max_wait_seconds(self, config: Config | None) -> float:
+        """Return the longest time, in seconds, that the requests of one attempt take if STS has one address."""
         merged: Any = _merge_config(config)
-        if _has_retries(config) or None in (merged.connect_timeout, merged.read_timeout):
-            return None
-        return float(_MAX_ATTEMPTS * max(merged.connect_timeout, merged.read_timeout) + 2 * _RETRY_DELAY[1])
+        if None in (merged.connect_timeout, merged.read_timeout):
+            return float(_MAX_TIMEOUT)
+        if not _has_retries(config):
+            return float(_MAX_REQUESTS * max(merged.connect_timeout, merged.read_timeout) + 2 * _RETRY_DELAY[1])
+        retries: Mapping[str, Any] = merged.retries
+        requests = retries.get("total_max_attempts") or retries.get("max_attempts", 4) + 1
+        return float(requests * (merged.connect_timeout + merged.read_timeout) + (requests - 1) * _MAX_BOTOCORE_DELAY)
 
     def prepare(self, source: boto3.Session, config: Config | None) -> None:
         """Create the client for this source session ahead of the first call."""
@@ -136,9 +205,27 @@ class STS:
                 self._clients[key] = _Client(client, source)
             return self._clients[key].client
 
-    def _call(self, client: Any, source: boto3.Session, request: AssumeRoleRequest) -> IssuedCredentials:
+    def _call(self, client: Any, source: boto3.Session, request: AssumeRoleRequest, calls: Calls) -> IssuedCredentials:
         with self._lock:
             self.calls += 1
+        started = time.perf_counter()
+        report = CallReport(0, "Interrupted")
+        try:
+            with connections_used(calls.connections):
+                issued = self._request(client, source, request)
+        except XacctLambdaError as error:
+            report = CallReport(0, getattr(error, "code", type(error).__name__))
+            raise
+        except Exception as error:
+            report = CallReport(0, type(error).__name__)
+            raise
+        else:
+            report = CallReport(0, None, issued.expires_at, issued.session_token_utilization)
+            return issued
+        finally:
+            calls.reports.append(report._replace(duration_seconds=time.perf_counter() - started))
+
+    def _request(self, client: Any, source: boto3.Session, request: AssumeRoleRequest) -> IssuedCredentials:
         with assume_role_unlogged():
             try:
                 return _checked_credentials(client.assume_role(**request.parameters()), request)
@@ -215,6 +302,7 @@ def config_key(config: Config) -> Hashable:
 def _checked_credentials(response: dict[str, Any], request: AssumeRoleRequest) -> IssuedCredentials:
     # pop: tools that print local variables must not find the secrets in a frame that an error passes through.
     issued = _parse_credentials(response.pop("Credentials", {}), request.account_id)
+    issued = issued._replace(session_token_utilization=response.get("SessionTokenUtilization"))
     assumed = response.get("AssumedRoleUser", {}).get("Arn")
     if assumed != request.assumed_role_arn:
         raise AssumeRoleError(

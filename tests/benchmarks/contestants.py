@@ -178,9 +178,12 @@ def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
     class Issuing:
         """CountingSTS in the place of the library's own ``_sts.STS``."""
 
-        def max_wait_seconds(self, _config: Any) -> None: ...
+        def max_wait_seconds(self, _config: Any) -> float:
+            return 60.0
 
-        def assume_role(self, _source: Any, request: Any, _config: Any) -> _sts.IssuedCredentials:
+        def load_caller_credentials(self, *_: Any) -> None: ...
+
+        def assume_role(self, _source: Any, request: Any, _config: Any, **_: Any) -> _sts.IssuedCredentials:
             issued = sts.assume_role(DurationSeconds=request.duration_seconds)["Credentials"]
             fields = {
                 "access_key": issued["AccessKeyId"],
@@ -191,7 +194,7 @@ def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
             frozen = _sts.FrozenCredentials(**{name: fields[name] for name in _sts.FrozenCredentials._fields})
             return _sts.IssuedCredentials(frozen, issued["Expiration"].timestamp())
 
-    cache = _credential_cache.CredentialCache(Issuing(), clock=clock)
+    cache = _credential_cache.CredentialCache(Issuing(), clock=clock, start_background_thread=lambda task: task())
     request = _request.assume_role_request(ROLE, duration_seconds=seconds)
     credentials = _assumed_credentials.AssumedRoleCredentials(cache, boto3.Session(), request)
     return lambda: credentials.get_frozen_credentials().access_key

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xacct_lambda._credential_cache import _JITTER, CredentialCache, CredentialKey, advisory_window
+from xacct_lambda._cache_entry import CredentialKey
+from xacct_lambda._credential_cache import _JITTER, CredentialCache, advisory_window
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
-from xacct_lambda._sts import _MAX_ATTEMPTS, _RETRY_DELAY, FrozenCredentials, IssuedCredentials
+from xacct_lambda._sts import _RETRY_DELAY, Calls, FrozenCredentials, IssuedCredentials
 from xacct_lambda.exceptions import STSUnavailableError
 
 from .page import DOCS, fill, new_chart, save, table
@@ -58,10 +59,14 @@ class STS:
         self._short_from = short_from
         self._draw = draw
 
-    def assume_role(self, _source: Any, request: AssumeRoleRequest, _config: Any) -> IssuedCredentials:
+    def load_caller_credentials(self, *_: Any) -> None: ...
+
+    def assume_role(
+        self, _source: Any, request: AssumeRoleRequest, _config: Any, *, max_requests: int, calls: Calls
+    ) -> IssuedCredentials:
         """Try as often as the library does, with its pauses."""
         at = self.now
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(max_requests):
             second = int(at)
             self.sent[second] += 1
             if at < self._short_from or self.granted[second] < self._quota:
@@ -71,8 +76,9 @@ class STS:
         response = {"Error": {"Code": "Throttling", "Message": "Rate exceeded"}}
         raise STSUnavailableError("Rate exceeded", role_arn=request.role_arn, response=response)
 
-    def max_wait_seconds(self, *_: Any) -> None:
-        """Wait for as long as it takes: time does not pass meanwhile."""
+    def max_wait_seconds(self, *_: Any) -> float:
+        """Return any limit: time does not pass during a call."""
+        return 60.0
 
     def prepare(self, *_: Any) -> None:
         """Do nothing: there is no client."""
@@ -111,10 +117,21 @@ def simulate(
     draw = random.Random(seed)
     sts = STS(quota, short_from, draw)
     key = CredentialKey(sts, assume_role_request(_ROLE, duration_seconds=seconds))  # any object may ask
-    jitters: Callable[[float, float], float] = draw.uniform if jitter else lambda low, high: high if low else 0
+    jitters: Callable[[float, float], float] = draw.uniform if jitter else lambda low, _high: low
     # The number orders those that come at one instant: caches have no order.
     due = [
-        (start, number, CredentialCache(sts, clock=lambda: sts.now, jitter=jitters, spawn=_at_once, max_roles=1))
+        (
+            start,
+            number,
+            CredentialCache(
+                sts,
+                clock=lambda: sts.now,
+                jitter=jitters,
+                start_thread=_at_once,
+                start_background_thread=_at_once,
+                max_roles=1,
+            ),
+        )
         for number, start in enumerate(starts)
     ]
     heapq.heapify(due)
@@ -128,7 +145,8 @@ def simulate(
             heapq.heapreplace(due, (sts.now + EVENT_SECONDS, number, cache))
         else:
             ready_at.setdefault(number, sts.now)
-            heapq.heapreplace(due, (cache._entries[key].refresh_at, number, cache))
+            entry = cache._entries[key]
+            heapq.heapreplace(due, (max(entry.cached.refresh_at, entry.retry_at), number, cache))
     return Fleet(sts.sent, sts.granted, failed_events, list(ready_at.values()))
 
 

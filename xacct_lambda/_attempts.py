@@ -1,0 +1,193 @@
+"""One attempt to get credentials, the requests that wait for it, and its time limit.
+
+Nothing here has a lock that an interrupted thread could leave locked: see :mod:`xacct_lambda._credential_cache`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from enum import Enum, auto
+from typing import Final
+
+from xacct_lambda._invocation import current_context
+from xacct_lambda._processor import IdleTime
+from xacct_lambda._sts import Calls, IssuedCredentials
+
+_CALLER_LOAD_LIMIT: Final = 10
+"""Seconds for which other requests join an attempt that still loads the caller's own credentials."""
+
+
+class Latch:
+    """An event that happens once. Unlike ``threading.Event``, an interrupted wait can't leave it locked for others."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._waiters: list[threading.Lock] = []
+
+    def set(self) -> None:
+        """Wake all waiters."""
+        self.is_set = True
+        while self._waiters:
+            self._waiters.pop().release()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait until the latch is set, at most so many seconds; tell whether it is set."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        # set() may have emptied the list before this waiter was in it.
+        if not self.is_set:
+            waiter.acquire(timeout=-1 if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX))
+        return self.is_set
+
+
+def wait_for(latch: Latch, limit: float | None, left: float | None) -> bool:
+    """Wait for a latch; tell whether it is set.
+
+    Args:
+        latch: What to wait for.
+        limit: Seconds to wait, not counting time in which the process lacked CPU: an answer may be there already.
+        left: Seconds that the invocation has left.
+    """
+    idle = IdleTime(clock=time.monotonic)
+    deadline = None if left is None else time.monotonic() + left
+    while True:
+        seconds = None if limit is None else limit - idle.seconds()
+        if deadline is not None:
+            until_deadline = deadline - time.monotonic()
+            seconds = until_deadline if seconds is None else min(seconds, until_deadline)
+        if latch.wait(seconds):
+            return True
+        if (deadline is not None and time.monotonic() >= deadline) or (limit is not None and idle.seconds() >= limit):
+            return False
+
+
+class Purpose(Enum):
+    """Who needs the result of an attempt."""
+
+    PREFETCH = auto()
+    """Nobody yet: it runs in Lambda's init phase."""
+    BACKGROUND = auto()
+    """Nobody yet: valid credentials are cached."""
+    AWAITED = auto()
+    """A request that waits, although it can use valid cached credentials if the attempt fails."""
+    REQUIRED = auto()
+    """A request that has nothing valid to sign with."""
+
+
+class State(Enum):
+    """What the latest attempt for a role means for a request that has valid credentials."""
+
+    IDLE = auto()
+    """No attempt is in flight."""
+    IN_FLIGHT = auto()
+    OVERDUE = auto()
+    """The attempt is past its time limit."""
+    CUT = auto()
+    """The attempt is past its time limit because a freeze of the environment interrupted it."""
+
+
+class Attempt:
+    """One attempt to get credentials, shared by all requests that wait for it."""
+
+    def __init__(self, number: int, purpose: Purpose, now: float, limit: float) -> None:
+        self.number = number
+        self.purpose = purpose
+        self.context = current_context.get()
+        """The invocation in which the attempt started."""
+        self.started_at = now
+        self.called_at: float | None = None
+        """When the caller's own credentials were loaded, and the time limit started."""
+        self.limit = limit
+        self._idle: IdleTime | None = None
+        self.caller_loaded = Latch()
+        self.done = Latch()
+        self.awaited_since: float | None = None
+        """When the first request began to wait for this attempt."""
+        self.outcome: IssuedCredentials | BaseException | None = None
+        self.completed_at = now
+        self.error_is_shared = purpose is Purpose.REQUIRED
+        """Whether all requests that waited raise the error. An interrupt concerns only the thread that it hit, and an
+        attempt that nobody needed made only one call."""
+        self.thread: int | None = None
+        self.calls = Calls()
+        self._launcher: dict[None, int] = {}
+        self.is_launched = False
+        self._run_token = [None]
+        self._failure_token = [None]
+
+    @property
+    def is_background(self) -> bool:
+        return self.purpose in {Purpose.PREFETCH, Purpose.BACKGROUND}
+
+    def claim_wait(self, now: float) -> bool:
+        """Note that a request waits for this attempt; tell whether it is the first one."""
+        is_first = self.awaited_since is None
+        self.awaited_since = now if is_first else self.awaited_since
+        return is_first
+
+    def claim_launch(self) -> bool:
+        """Tell whether it is up to this thread to start the attempt's thread.
+
+        It is up to the thread that claims it first. The same thread may claim it again, because a signal handler may
+        have interrupted it between claim and start, and now waits for this attempt itself.
+        """
+        thread = threading.get_ident()
+        return self._launcher.setdefault(None, thread) == thread and not self.is_launched
+
+    def claim_run(self) -> bool:
+        """Tell whether it is up to the caller to make the call; True once."""
+        return _take(self._run_token)
+
+    def claim_failure(self) -> bool:
+        """Tell whether it is up to the caller to record this attempt's failure; True once."""
+        return _take(self._failure_token)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the failure of this attempt is recorded."""
+        return not self._failure_token
+
+    def start_limit(self, now: float, idle: IdleTime | None = None) -> None:
+        """Start the time limit, or start it again in another invocation."""
+        self.called_at = now
+        self._idle = idle
+        self.context = current_context.get() if idle is None else self.context
+
+    def state(self, now: float) -> State:
+        """Return what this attempt means at this time, to the current invocation."""
+        if self.has_failed or isinstance(self.outcome, IssuedCredentials):
+            return State.IDLE
+        if not self.done.is_set and not self._is_past_limit(now):
+            return State.IN_FLIGHT
+        return State.OVERDUE if self.context is current_context.get() else State.CUT
+
+    def _is_past_limit(self, now: float) -> bool:
+        # A process that lacked CPU may not have read an answer that is there.
+        return now > self._deadline and (self._idle is None or self._idle.seconds() >= self.limit)
+
+    @property
+    def _deadline(self) -> float:
+        return self.started_at + _CALLER_LOAD_LIMIT if self.called_at is None else self.called_at + self.limit
+
+    def outlasted_limit(self) -> bool:
+        """Tell whether the attempt took longer than its time limit, as if the environment was frozen meanwhile."""
+        return self.completed_at > self._deadline
+
+
+def _take(tokens: list[None]) -> bool:
+    """Take the only token of a list; tell whether it was there. Other threads and signal handlers can't interfere."""
+    try:
+        tokens.pop()
+    except IndexError:
+        return False
+    return True
+
+
+def no_attempt() -> Attempt:
+    attempt = Attempt(0, Purpose.BACKGROUND, 0, 0)
+    attempt.is_launched = True
+    attempt.claim_failure()
+    attempt.done.set()
+    return attempt

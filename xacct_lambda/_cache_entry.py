@@ -1,0 +1,171 @@
+"""What the credential cache knows of one role: its key, its credentials, its latest attempt, and its failures.
+
+Each change is one assignment, or one operation on a dict or a list that the interpreter doesn't divide.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from itertools import count
+from typing import Final, NamedTuple
+
+import boto3
+
+from xacct_lambda._attempts import Attempt, no_attempt
+from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda._sts import IssuedCredentials
+from xacct_lambda.exceptions import AssumeRoleError
+
+_SETTLING_TIME: Final = 5
+"""Seconds for which a service may not know new credentials yet."""
+_MAX_SETTLING_TIME: Final = 900
+MAX_STUCK: Final = 2
+"""Number of attempts for one role that may have passed their time limit without an end."""
+
+
+class CredentialKey:
+    """What decides whether two sessions share credentials: the source session (by identity) and the request (by value).
+
+    The key does not keep the source session alive, which may contain megabytes of service models.
+    """
+
+    __slots__ = ("_hash", "_source", "request")
+
+    def __init__(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
+        self._source = weakref.ref(source)
+        self.request = request
+        self._hash = hash((id(source), request))
+
+    @property
+    def source(self) -> boto3.Session | None:
+        """The source session; None if it was garbage-collected."""
+        return self._source()
+
+    def __eq__(self, other: object) -> bool:
+        # By identity: Session subclasses may define their own equality. A garbage-collected session equals nothing.
+        source = self.source
+        return (
+            isinstance(other, CredentialKey)
+            and source is not None
+            and source is other.source
+            and self.request == other.request
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.request!r})"
+
+
+class CachedSet:
+    """One set of credentials, and when to refresh it."""
+
+    __slots__ = ("expires_at", "frozen", "is_rejected", "issued_at", "refresh_at")
+
+    def __init__(self, issued: IssuedCredentials, issued_at: float, refresh_at: float) -> None:
+        self.frozen = issued.frozen
+        self.expires_at = issued.expires_at
+        self.issued_at = issued_at
+        self.refresh_at = refresh_at
+        """Start of the advisory window, with jitter."""
+        self.is_rejected = False
+        """Whether a service rejected the set."""
+
+    def is_valid(self, now: float, min_ttl_seconds: float = 0) -> bool:
+        return self.expires_at - now > min_ttl_seconds and not self.is_rejected
+
+
+class CachedError(NamedTuple):
+    expires_at: float
+    error: AssumeRoleError
+
+
+class Entry:
+    """Everything that the cache knows of one role: credentials, the latest attempt, failures."""
+
+    def __init__(self) -> None:
+        self.last_used = 0
+        self.cached: CachedSet | None = None
+        self.error: CachedError | None = None
+        self.failures = 0
+        """Number of refreshes that failed in a row."""
+        self.retry_at = 0.0
+        """End of the back-off."""
+        self.awaited_set: CachedSet | None = None
+        """The set for which a request has waited because a freeze had cut the refresh. That happens once for each."""
+        self.settling_time: float = _SETTLING_TIME
+        """Age in seconds from which on a set is replaced if a service rejects it."""
+        self.replaced_rejected_set = False
+        self.forget_attempts()
+
+    def forget_attempts(self) -> None:
+        """Forget attempts in flight, whose threads a forked child doesn't have."""
+        self.attempt = no_attempt()
+        self.stuck: list[Attempt] = []
+        self._claims: dict[int, Attempt] = {}
+        # Only threads of attempts take it, to store a result. A signal handler can't interrupt those.
+        self.store_lock = threading.RLock()
+
+    def successor(self, previous: Attempt, attempt: Attempt) -> Attempt:
+        """Return the attempt that follows the previous one: the given one, or one that another request claimed first.
+
+        ``dict.setdefault`` makes the claim atomic. A request that is interrupted between claim and launch does no harm,
+        because whoever gets an attempt from here launches it.
+        """
+        claimed = self._claims.setdefault(attempt.number, attempt)
+        self.attempt = claimed
+        self._claims.pop(previous.number, None)
+        return claimed
+
+    def cache(self, new: CachedSet) -> bool:
+        """Cache a set of credentials, unless one that expires later is cached already; tell whether it is cached."""
+        with self.store_lock:
+            cached = self.cached
+            if cached is not None and not cached.is_rejected:
+                if cached.expires_at >= new.expires_at:
+                    return False
+                # The set before this one lasted, so services know this role's credentials.
+                self.settling_time, self.replaced_rejected_set = _SETTLING_TIME, False
+            self.cached = new
+            self.failures, self.retry_at, self.error = 0, 0.0, None
+            return True
+
+    def reject(self, cached: CachedSet, now: float, *, may_be_unknown: bool) -> bool:
+        """Drop a set that a service rejected, unless it is too new for that; tell whether it is dropped.
+
+        A service may not know a new set yet, and would reject a younger one for the same reason. After each replacement
+        that didn't help, the next set is kept for twice as long.
+        """
+        is_new = now - cached.issued_at < self.settling_time
+        if is_new and (may_be_unknown or self.replaced_rejected_set):
+            return False
+        if self.replaced_rejected_set:
+            self.settling_time = min(2 * self.settling_time, _MAX_SETTLING_TIME)
+        self.replaced_rejected_set = True
+        cached.is_rejected = True
+        return True
+
+    def rank(self, now: float) -> tuple[bool, int]:
+        """Return a sort key: entries to evict come first, those without credentials before all others."""
+        return self.cached is not None and self.cached.is_valid(now), self.last_used
+
+    def has_too_many_stuck(self) -> bool:
+        self.stuck = [attempt for attempt in self.stuck if not attempt.done.is_set]
+        return len(self.stuck) >= MAX_STUCK
+
+
+class Counter:
+    """A counter that threads and signal handlers can increase at the same time, without a lock."""
+
+    def __init__(self) -> None:
+        self._draws = count()
+        self._reads = count()
+
+    def increase(self) -> None:
+        next(self._draws)
+
+    @property
+    def value(self) -> int:
+        return next(self._draws) - next(self._reads)
