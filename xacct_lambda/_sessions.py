@@ -418,7 +418,7 @@ def cache_resize(
 
     Args:
         max_roles: Sets of credentials held, 2 KB each.
-        max_sessions: Sessions held, 0.1 MB each and 0.5 MB with an ``s3`` client.
+        max_sessions: Sessions held, 0.25 MB each with an ``s3`` client.
         max_clients: Cached clients of each session, which ``@assume_role`` injects.
 
     Raises:
