@@ -139,8 +139,8 @@ def test_bytecode_is_used_unchecked(layer, tmp_path) -> None:
     for path in python.rglob("*.py"):
         path.write_text("")
 
-    script = "import xacct_lambda, cachetools; print(xacct_lambda.assume_role.__code__.co_filename)"
-    assert printed_by(script, python, SITE_PACKAGES).strip() == str(python / "xacct_lambda" / "_decorator.py")
+    script = "import xacct_lambda, cachetools; print(xacct_lambda.cache_info.__code__.co_filename)"
+    assert printed_by(script, python, SITE_PACKAGES).strip() == str(python / "xacct_lambda" / "_sessions.py")
 
 
 def test_bytecode_names_the_files_of_the_layer(layer, tmp_path) -> None:
@@ -151,18 +151,21 @@ def test_bytecode_names_the_files_of_the_layer(layer, tmp_path) -> None:
         assert b"/tmp" not in content
 
 
-def test_no_interpreter_no_bytecode(monkeypatch, tmp_path, capsys) -> None:
-    """Where the interpreter of a requested Python is not found, the command says so, and packs the sources."""
+def test_no_interpreter_no_layer(monkeypatch, tmp_path, capsys) -> None:
+    """If the interpreter for requested bytecode is missing, the command exits with 1, says so, and writes nothing."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     other = "3.13" if RUNNING != "3.13" else "3.12"
 
-    assert main(["layer", "--output", str(tmp_path / "layer.zip"), "--python-version", other]) == 0
+    assert main(["layer", "--output", str(tmp_path / "layer.zip"), "--python-version", other, RUNNING]) == 1
 
-    told = capsys.readouterr().out
-    assert "bytecode  none\n" in told
-    assert f"no bytecode for Python {other}: no interpreter of it was found here" in told
-    assert not [name for name in names_in((tmp_path / "layer.zip").read_bytes()) if name.endswith(".pyc")]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"nothing was written, because python{other} is neither on the PATH nor in pyenv" in printed.err
+    assert not (tmp_path / "layer.zip").exists()
+    layer = build_layer([other])
+    assert layer.without_bytecode == [other]
+    assert not [name for name in names_in(layer.content) if name.endswith(".pyc")]
 
 
 def test_other_interpreters_are_found(monkeypatch, tmp_path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
+import platform
 import re
 import subprocess
 import sys
 from typing import Any
 
+import boto3
+import botocore
 import pytest
 
-from xacct_lambda import cache_info
+import xacct_lambda
+from xacct_lambda import __main__, cache_info
 from xacct_lambda.__main__ import main
 
 EXECUTION_ROLE = "arn:aws:iam::111111111111:role/my-lambda-execution-role"
@@ -95,3 +101,24 @@ def test_what_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdout", output)
 
         assert main(["policy", "--role-arn", READER, "--execution-role-arn", EXECUTION_ROLE]) == 141
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--version`` prints the versions that a bug report needs."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == (
+        f"xacct-lambda {xacct_lambda.__version__}, boto3 {boto3.__version__}, botocore {botocore.__version__}, "
+        f"Python {platform.python_version()}\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "demo", "layer", "policy"])
+def test_every_option_has_help(command: str) -> None:
+    """The help of each command explains each of its options."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(__main__._COMMANDS[command]).add_arguments(parser)
+
+    assert [action.dest for action in parser._actions if not action.help] == []

@@ -381,17 +381,17 @@ HANDLER = "def handler(event, context, *, s3): ..."
 @pytest.mark.parametrize(
     ("source", "options", "said"),
     [
-        (f'@assume_role("{ROLE}", clients=["s3"], external_id="secret")\n{HANDLER}', [], "--external-id: needed"),
-        (f'@assume_role("{ROLE}", clients=["s3"])\n{HANDLER}', ["--tag", "team"], "the handler says which tags"),
+        (f'@assume_role("{ROLE}", clients=["s3"], external_id="secret")\n{HANDLER}', [], "--external-id: is required"),
+        (f'@assume_role("{ROLE}", clients=["s3"])\n{HANDLER}', ["--tag", "team"], "the handler has its own tags"),
         (
             f'@assume_role(lambda event, context: 0, clients=["s3"], allowed_roles=["{ROLE}"])\n{HANDLER}',
             [],
-            "--role-arn: needed",
+            "--role-arn: is required",
         ),
         (
             f'@assume_role("{ROLE}", clients=["s3"], source_session=assumed_session("{ROLE}"))\n{HANDLER}',
             [],
-            "is assumed from another assumed role",
+            "another assumed role assumes",
         ),
         (HANDLER, [], "is not decorated with @assume_role"),
         ("", [], "is not MODULE:FUNCTION of a handler: module .* has no attribute"),
@@ -419,7 +419,7 @@ def test_plan_shows_no_secret():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "--role-arn: needed, or --from-handler"),
+        ([], "--role-arn: is required, or --from-handler"),
         (["--from-handler", "no_such_module:handler"], "No module named 'no_such_module'"),
         (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION, as in"),
         (["--from-handler", ":handler"], "is not MODULE:FUNCTION, as in"),

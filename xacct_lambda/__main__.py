@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-# Command and the module that runs it, imported when asked for: what one command needs, another does without.
+from xacct_lambda import __version__
+
+# Each command with its module, which is imported only if the command runs, because it may need an extra.
 _COMMANDS = {
     "check": "xacct_lambda.check",
     "demo": "xacct_lambda.cli.demo",
@@ -16,7 +18,7 @@ _COMMANDS = {
     "policy": "xacct_lambda.cli.policy",
 }
 
-# What a shell reports of a program that the signal SIGPIPE ends.
+# The status that a shell reports for a program that SIGPIPE ends.
 _SIGPIPE_STATUS = 141
 
 
@@ -25,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="xacct-lambda", description="Work in another AWS account from a Lambda function."
+    )
+    # Not for the other commands, because it imports boto3.
+    versions = _versions() if arguments[:1] == ["--version"] else ""
+    parser.add_argument(
+        "--version", action="version", version=versions, help="print the versions of the library, boto3, and Python"
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, module_name in _COMMANDS.items():
@@ -40,10 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(parsed.run(parsed))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read what was printed (`| head`) has enough. Python flushes once more at exit, and would say so.
+        # The reader of the output (`| head`) has closed it. Python flushes again at exit, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _SIGPIPE_STATUS
     return status
+
+
+def _versions() -> str:
+    import boto3  # noqa: PLC0415 - the other commands import what they need
+    import botocore  # noqa: PLC0415
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"xacct-lambda {__version__}, boto3 {boto3.__version__}, botocore {botocore.__version__}, Python {python}"
 
 
 if __name__ == "__main__":

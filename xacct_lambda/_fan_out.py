@@ -253,7 +253,7 @@ class _Loop:
         try:
             # Each thread sees the invocation, and the context variables of tracing libraries.
             self._context = contextvars.copy_context()
-            self._start(max_workers or _default_workers())
+            self._start(max_workers or default_workers())
             for outcome in iter(self._outcomes.get, None):
                 if outcome.error is not None and not isinstance(outcome.error, Exception):
                     raise outcome.error
@@ -410,7 +410,8 @@ def _enabled_regions(session: boto3.Session, role_arn: str) -> list[str]:
         return sorted(region["RegionName"] for region in ec2.describe_regions()["Regions"])
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
+    """Return the number of roles to assume at the same time, by the CPU that this process may use."""
     return min(max(round(_WORKERS_PER_CORE * available_cores()), _MIN_DEFAULT_WORKERS), _MAX_DEFAULT_WORKERS)
 
 

@@ -40,7 +40,11 @@ _MADE_ON_UNIX: Final = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, default=Path("xacct-lambda-layer.zip"), help="default: %(default)s"
+        "--output",
+        metavar="FILE",
+        type=Path,
+        default=Path("xacct-lambda-layer.zip"),
+        help="file to write; default: %(default)s",
     )
     parser.add_argument(
         "--python-version",
@@ -48,19 +52,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         dest="python_versions",
         default=[_RUNNING],
-        help="Pythons to ship bytecode for, as in 3.12 3.13; the layer works on the others too (default: %(default)s)",
+        help="Python versions to ship bytecode for, as in 3.12 3.13; default: %(default)s",
     )
     parser.add_argument(
         "--with-boto3",
         action="store_true",
-        help="ship the installed boto3, and all that it needs, in the place of the runtime's",
+        help="ship the installed boto3 with its dependencies, instead of using the runtime's",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the layer, and print what is in it and how to publish it."""
+    """Write the layer, and print its content and how to publish it. Return 1 if it can't be built as requested."""
     try:
         layer = build_layer(arguments.python_versions, with_boto3=arguments.with_boto3)
+        if layer.without_bytecode:
+            print(f"xacct-lambda layer: {_missing_interpreters(layer)}", file=sys.stderr)
+            return 1
         arguments.output.write_bytes(layer.content)
     except (ConfigurationError, OSError) as error:
         print(f"xacct-lambda layer: {error}", file=sys.stderr)
@@ -77,9 +84,9 @@ class Layer(NamedTuple):
     """Bytes that it takes on Lambda."""
     packages: list[str]
     bytecode: list[str]
-    """Pythons for which there is bytecode."""
+    """Python versions with bytecode in the layer."""
     without_bytecode: list[str]
-    """Pythons for which bytecode was asked, and no interpreter was found."""
+    """Requested Python versions without an interpreter here."""
     runtimes: list[str]
 
 
@@ -227,6 +234,14 @@ def _zipped(root: Path) -> tuple[bytes, int]:
     return buffer.getvalue(), unzipped
 
 
+def _missing_interpreters(layer: Layer) -> str:
+    names = ", ".join(f"python{version}" for version in layer.without_bytecode)
+    return (
+        f"nothing was written, because {names} is neither on the PATH nor in pyenv, and the bytecode needs it. Install "
+        "it, or leave its version out of --python-version: the layer works there too, but compiles at every cold start"
+    )
+
+
 def _summary(layer: Layer, output: Path) -> str:
     publish = (
         f"aws lambda publish-layer-version --layer-name {_OWN} --zip-file fileb://{output}"
@@ -236,11 +251,7 @@ def _summary(layer: Layer, output: Path) -> str:
         f"{output}: {len(layer.content):,} bytes, {layer.unzipped:,} unzipped",
         f"  sha256    {hashlib.sha256(layer.content).hexdigest()}",
         f"  packages  {', '.join(layer.packages)}",
-        f"  bytecode  {', '.join(f'Python {version}' for version in layer.bytecode) or 'none'}",
-        *(
-            f"  no bytecode for Python {version}: no interpreter of it was found here"
-            for version in layer.without_bytecode
-        ),
+        f"  bytecode  {', '.join(f'Python {version}' for version in layer.bytecode)}",
         "",
         "To publish it, and to attach what that prints as LayerVersionArn (--layers names all layers of the function):",
         publish,

@@ -9,7 +9,7 @@ import operator
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from xacct_lambda._decorator import RoleUsage
@@ -30,22 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-handler",
         metavar="MODULE:FUNCTION",
-        help="read the roles and what is sent with the calls off a handler decorated with @assume_role",
+        help="read the roles, tags, and source identity of a handler that is decorated with @assume_role",
     )
     parser.add_argument(
         "--execution-role-arn", metavar="ARN", required=True, help="the function's execution role, with its path"
     )
-    parser.add_argument("--external-id", metavar="ID", help="external ID to demand")
-    parser.add_argument("--organization-id", metavar="ID", help="AWS organization of the function's account to demand")
+    parser.add_argument("--external-id", metavar="ID", help="external ID to require")
+    parser.add_argument("--organization-id", metavar="ID", help="AWS organization of the caller to require")
     parser.add_argument("--source-identity", metavar="NAME", help="source identity to allow; * for any")
     parser.add_argument(
         "--tag",
         metavar="KEY[=VALUE]",
         action="append",
         default=[],
-        help="session tag to demand, with any value if none is given; * for any tags; may be repeated",
+        help="session tag to require, with any value if none is given; * for any tags; may be repeated",
     )
-    parser.add_argument("--format", choices=sorted(_FORMATS), default="text", help="default: %(default)s")
+    parser.add_argument(
+        "--format", choices=sorted(_FORMATS), default="text", help="output format; default: %(default)s"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,15 +70,16 @@ class _Policies(NamedTuple):
 
 def _policies(arguments: argparse.Namespace) -> _Policies:
     principal_arn = arguments.execution_role_arn
-    wanted = _roles(arguments)
+    roles = _roles_from_arguments(arguments) if arguments.from_handler is None else _roles_from_handler(arguments)
     trust: dict[str, list[Any]] = {}
-    alike: dict[tuple[str | None, frozenset[tuple[str, str]]], list[RoleUsage]] = {}
-    for role in wanted:
+    roles_by_session_attributes: dict[tuple[str | None, frozenset[tuple[str, str]]], list[RoleUsage]] = {}
+    for role in roles:
         if role.sends_external_id and arguments.external_id is None:
             raise ConfigurationError(
-                "--external-id", f"needed: one is sent for {role.role_arn}, and it is not kept where tools can read it"
+                "--external-id", f"is required: the handler sends one for {role.role_arn}, and tools can't read it"
             )
-        alike.setdefault((role.source_identity, frozenset(role.tags.items())), []).append(role)
+        session_attributes = role.source_identity, frozenset(role.tags.items())
+        roles_by_session_attributes.setdefault(session_attributes, []).append(role)
         trust.setdefault(str(role.role_arn), []).append(
             trust_policy(
                 principal_arn,
@@ -88,13 +91,15 @@ def _policies(arguments: argparse.Namespace) -> _Policies:
         )
     permissions = [
         permissions_policy(
-            [str(role.role_arn) for role in roles], source_identity=roles[0].source_identity, tags=roles[0].tags
+            [str(role.role_arn) for role in alike], source_identity=alike[0].source_identity, tags=alike[0].tags
         )
-        for roles in alike.values()
+        for alike in roles_by_session_attributes.values()
     ]
     for role_arn in trust:
-        if role_arn.split(":")[1] != principal_arn.split(":")[1]:
-            raise ConfigurationError("--execution-role-arn", f"in another partition than {role_arn}: no policy helps")
+        if role_arn_parts(role_arn).partition != principal_arn.split(":")[1]:
+            raise ConfigurationError(
+                "--execution-role-arn", f"is in another partition than {role_arn}, and no policy can allow that"
+            )
     return _Policies(principal_arn, _joined(permissions), {arn: _joined(each) for arn, each in trust.items()})
 
 
@@ -108,33 +113,53 @@ def _joined(policies: list[dict[str, Any]]) -> dict[str, Any]:
     return {**policies[0], "Statement": statements}
 
 
-def _roles(arguments: argparse.Namespace) -> list[RoleUsage]:
-    """Return the roles to write policies for: those named, those of the handler, or those named for the handler's."""
-    if arguments.from_handler is None:
-        if not arguments.role_arn:
-            raise ConfigurationError("--role-arn", "needed, or --from-handler")
-        tags = dict(_tag(text) for text in arguments.tag)
-        return [
-            RoleUsage(arn, arguments.external_id is not None, arguments.source_identity, tags, is_chained=False)
-            for arn in arguments.role_arn
-        ]
-    planned = _planned_roles(arguments.from_handler)
-    if arguments.source_identity or (arguments.tag and not any(_ANY_TAG in role.tags for role in planned)):
-        raise ConfigurationError("--from-handler", "the handler says which tags and source identity it sends")
-    wanted = []
-    for role in planned:
-        if arguments.tag and _ANY_TAG in role.tags:
-            role = role._replace(tags=dict(_tag(text) for text in arguments.tag))  # noqa: PLW2901 - the same, known better
+def _roles_from_arguments(arguments: argparse.Namespace) -> list[RoleUsage]:
+    """Return the roles that ``--role-arn`` names."""
+    if not arguments.role_arn:
+        raise ConfigurationError("--role-arn", "is required, or --from-handler")
+    tags = dict(_tag(text) for text in arguments.tag)
+    sends_external_id = arguments.external_id is not None
+    return [
+        RoleUsage(arn, sends_external_id, arguments.source_identity, tags, is_chained=False)
+        for arn in arguments.role_arn
+    ]
+
+
+def _roles_from_handler(arguments: argparse.Namespace) -> list[RoleUsage]:
+    """Return the roles of ``--from-handler``. The command line has the tags if they depend on the event."""
+    roles = roles_of_handler(arguments.from_handler, arguments.role_arn or [])
+    tags_depend_on_event = any(_ANY_TAG in role.tags for role in roles)
+    if arguments.source_identity or (arguments.tag and not tags_depend_on_event):
+        raise ConfigurationError("--from-handler", "the handler has its own tags and source identity: pass none")
+    if not arguments.tag:
+        return roles
+    tags = dict(_tag(text) for text in arguments.tag)
+    return [role._replace(tags=tags) if _ANY_TAG in role.tags else role for role in roles]
+
+
+def roles_of_handler(name: str, role_arns: Iterable[str]) -> list[RoleUsage]:
+    """Return the roles that a handler assumes.
+
+    Args:
+        name: ``MODULE:FUNCTION`` of a handler that is decorated with ``@assume_role``.
+        role_arns: The roles that the handler's role can be, if it depends on the event.
+
+    Raises:
+        ConfigurationError: There is no such handler, or its roles can't be listed.
+    """
+    role_arns = list(role_arns)
+    roles = []
+    for role in _handler_roles(name):
         if role.is_chained:
             raise ConfigurationError(
                 "--from-handler",
-                f"{role.role_arn} is assumed from another assumed role: name it with --role-arn, and that role with "
+                f"another assumed role assumes {role.role_arn}: name it with --role-arn, and that role with "
                 "--execution-role-arn",
             )
-        if role.role_arn is None and not arguments.role_arn:
-            raise ConfigurationError("--role-arn", "needed: the handler's role depends on the event")
-        wanted += [role._replace(role_arn=arn) for arn in arguments.role_arn] if role.role_arn is None else [role]
-    return wanted
+        if role.role_arn is None and not role_arns:
+            raise ConfigurationError("--role-arn", "is required: the handler's role depends on the event")
+        roles += [role._replace(role_arn=arn) for arn in role_arns] if role.role_arn is None else [role]
+    return roles
 
 
 _OPTION_NAMES: Final = {"principal_arn": "--execution-role-arn", "tags": "--tag"}
@@ -145,14 +170,14 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value if separator else "*"
 
 
-def _planned_roles(name: str) -> list[RoleUsage]:
+def _handler_roles(name: str) -> list[RoleUsage]:
     module_name, _, function_name = name.partition(":")
     if "" in {module_name, function_name}:
         raise ConfigurationError(
             "--from-handler", f"{name!r} is not MODULE:FUNCTION, as in lambda_function:lambda_handler"
         )
     if "" not in sys.path:
-        # As under "python -m": the handler's module is looked for in the working directory.
+        # As under "python -m": Python searches the working directory for the handler's module.
         sys.path.insert(0, "")
     try:
         handler = operator.attrgetter(function_name)(importlib.import_module(module_name))
