@@ -13,6 +13,7 @@ import pytest
 from botocore.endpoint_provider import EndpointProvider, RuleSet
 from botocore.exceptions import BotoCoreError
 from conftest import OTHER_ROLE, ROLE
+from moto import mock_aws
 
 from xacct_lambda import assumed_session
 from xacct_lambda._endpoint_rules import _CACHED_METHOD, share_endpoint_rules
@@ -105,7 +106,7 @@ def test_the_cache_of_a_client_has_a_bound() -> None:
     for number in range(40):
         resolve(client, Region="eu-west-1", Bucket=f"orders-{number}")
 
-    cached = getattr(provider_of(client), _CACHED_METHOD)
+    cached = getattr(provider_of(client), _CACHED_METHOD).__wrapped__
     assert type(cached).cache_info(cached).currsize == 16
 
 
@@ -214,3 +215,22 @@ def test_clients_of_two_roles_share_parsed_rules() -> None:
     second = assumed_session(OTHER_ROLE).resource("s3").meta.client
 
     assert [id(rule) for rule in rules_of(first)] == [id(rule) for rule in rules_of(second)]
+
+
+@mock_aws
+def test_a_list_of_tables() -> None:
+    """A request whose endpoint depends on a list, such as a DynamoDB batch, resolves as botocore resolves it."""
+    client = assumed_session(ROLE).client("dynamodb")
+    for table in ("orders", "invoices"):
+        client.create_table(
+            TableName=table,
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+    orders, invoices = ([{"PutRequest": {"Item": {"id": {"S": number}}}}] for number in ("7", "8"))
+
+    for _ in range(2):
+        written = client.batch_write_item(RequestItems={"orders": orders, "invoices": invoices})
+        assert written["UnprocessedItems"] == {}
+    assert client.scan(TableName="orders")["Count"] == 1

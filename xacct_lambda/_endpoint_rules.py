@@ -71,4 +71,10 @@ class _CachingProvider(EndpointProvider):  # type: ignore[misc, unused-ignore] #
         vars(self).update(vars(provider))
         # Of the client's own: a hook that changes the properties of an endpoint must not change another role's.
         cached = functools.lru_cache(_MAX_ENDPOINTS)(getattr(provider, _CACHED_METHOD))
-        setattr(self, _CACHED_METHOD, cached)
+
+        @functools.wraps(cached)
+        def resolve(**parameters: Any) -> Any:
+            # A list can't be a key of a cache. DynamoDB's batch requests have a list of tables.
+            return cached(**{name: tuple(item) if type(item) is list else item for name, item in parameters.items()})
+
+        setattr(self, _CACHED_METHOD, resolve)
