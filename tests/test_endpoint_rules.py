@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import itertools
 import weakref
@@ -142,7 +141,7 @@ def other_endpoint(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {**rule, "rules": other_endpoint(rule["rules"])}
         if "rules" in rule
-        else {**rule, "endpoint": copy.deepcopy(rule["endpoint"])}
+        else {**rule, "endpoint": {**rule["endpoint"], "url": "https://example.com"}}
         if "endpoint" in rule
         else rule
         for rule in rules

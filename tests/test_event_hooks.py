@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import random
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import botocore.session
 import pytest
 from botocore import hooks as botocore_hooks
 from botocore.hooks import BaseEventHooks, EventAliaser, HierarchicalEmitter
-from conftest import OTHER_ROLE, ROLE
+from conftest import OTHER_ROLE, ROLE, holds_in_a_fork
 
 from xacct_lambda import _event_hooks, assumed_session, cache_clear
 from xacct_lambda._event_hooks import SharedEmitter, copy_hooks
@@ -251,6 +252,61 @@ def test_hooks_go_with_their_owner() -> None:
 
     assert [reference() for reference in gone] == [None] * len(gone)
     assert clients[0].meta.events.emit("my-event") == []
+
+
+# --- Threads and forks ------------------------------------------------------------------------------------------------
+
+
+def test_no_hook_is_lost_between_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that register hooks on one session at the same time all succeed, as on a plain session."""
+    emitter = convert(HierarchicalEmitter())
+    entered = threading.Event()
+    copy_node = _event_hooks._copy_node
+    registering: list[threading.Thread] = []
+
+    def pause(node: dict[str, Any]) -> dict[str, Any]:
+        if not entered.is_set():
+            entered.set()
+            registering.append(threading.Thread(target=emitter.register, args=("a", handler("3"))))
+            registering[0].start()
+            registering[0].join(0.05)
+        return copy_node(node)
+
+    monkeypatch.setattr(_event_hooks, "_copy_node", pause)
+    emitter.register("a", handler("1"))
+    registering[0].join()
+
+    assert [answer for _, answer in emitter.emit("a")] == ["1", "3"]
+
+
+def test_a_forked_child_registers_hooks_while_the_parent_does() -> None:
+    """A fork at the moment when another thread registers a hook doesn't block the child."""
+    emitter = convert(HierarchicalEmitter())
+    locked, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _event_hooks._SharedTrie.lock:
+            locked.set()
+            release.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait()
+    try:
+        assert holds_in_a_fork(lambda: emitter.register("a", handler("1")) is None and len(emitter.emit("a")) == 1)
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_a_child_has_its_own_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in the child after a fork replaces the lock that another thread of the parent may hold."""
+    lock = _event_hooks._SharedTrie.lock
+    monkeypatch.setattr(_event_hooks._SharedTrie, "lock", lock)
+
+    _event_hooks._after_fork()
+
+    assert _event_hooks._SharedTrie.lock is not lock
 
 
 # --- Hooks must accept keyword arguments ------------------------------------------------------------------------------

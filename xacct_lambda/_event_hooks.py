@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import os
+import threading
 import types
 from typing import Any, Final
 
@@ -83,53 +85,67 @@ def _freeze(node: dict[str, Any]) -> dict[str, Any]:
     return {
         **node,
         "values": None if values is None else botocore_hooks.NodeList(*map(tuple, values)),
-        "children": {name: _freeze(child) for name, child in node["children"].items()},
+        # Copied first, because another thread may be registering a hook on the source session.
+        "children": {name: _freeze(child) for name, child in {**node["children"]}.items()},
     }
 
 
 def _copy_unique_ids(emitter: Any) -> dict[Any, dict[str, Any]]:
     # One level deeper than botocore, whose copies share the counts: a client then goes on running a hook that it has
     # unregistered, because another client has registered it once more.
-    return {unique_id: {**item} for unique_id, item in emitter._unique_id_handlers.items()}  # noqa: SLF001
+    return {unique_id: {**item} for unique_id, item in {**emitter._unique_id_handlers}.items()}  # noqa: SLF001
 
 
 class _SharedTrie(_PrefixTrie):  # type: ignore[misc, unused-ignore] # botocore has no type annotations
     """A trie of hooks that shares its nodes with its copies and never changes a node."""
 
     _root: dict[str, Any]
+    # Two threads that change one trie at the same time would both replace the same root, and one hook would be lost.
+    # A change takes microseconds, so all tries have one lock.
+    lock = threading.RLock()
 
     def append_item(self, key: str, value: Any, section: int = _MIDDLE) -> None:
-        root = node = _copy_node(self._root)
-        for part in key.split("."):
-            child = node["children"].get(part)
-            child = {"chunk": part, "values": None, "children": {}} if child is None else _copy_node(child)
-            node["children"][part] = child
-            node = child
-        lists = list(node["values"] or ((), (), ()))
-        lists[section] += (value,)
-        node["values"] = botocore_hooks.NodeList(*lists)
-        self._root = root
+        with _SharedTrie.lock:
+            root = node = _copy_node(self._root)
+            for part in key.split("."):
+                child = node["children"].get(part)
+                child = {"chunk": part, "values": None, "children": {}} if child is None else _copy_node(child)
+                node["children"][part] = node = child
+            lists = list(node["values"] or ((), (), ()))
+            lists[section] += (value,)
+            node["values"] = botocore_hooks.NodeList(*lists)
+            self._root = root
 
     def remove_item(self, key: str, value: Any) -> None:
-        root = node = _copy_node(self._root)
-        for part in key.split("."):
-            child = node["children"].get(part)
-            if child is None:
-                raise ValueError(f"key is not in trie: {key}")
-            node["children"][part] = node = _copy_node(child)
-        lists = [node["values"].first, node["values"].middle, node["values"].last]
-        for section, hooks in enumerate(lists):
-            if value in hooks:
-                index = hooks.index(value)
-                lists[section] = hooks[:index] + hooks[index + 1 :]
-                break
-        node["values"] = botocore_hooks.NodeList(*lists)
-        self._root = root
+        with _SharedTrie.lock:
+            root = node = _copy_node(self._root)
+            for part in key.split("."):
+                child = node["children"].get(part)
+                if child is None:
+                    raise ValueError(f"key is not in trie: {key}")
+                child = _copy_node(child)
+                node["children"][part] = node = child
+            lists = [node["values"].first, node["values"].middle, node["values"].last]
+            for section, hooks in enumerate(lists):
+                if value in hooks:
+                    index = hooks.index(value)
+                    lists[section] = hooks[:index] + hooks[index + 1 :]
+                    break
+            node["values"] = botocore_hooks.NodeList(*lists)
+            self._root = root
 
     def __copy__(self) -> _SharedTrie:
         copied = _SharedTrie()
         copied._root = self._root
         return copied
+
+
+def _after_fork() -> None:
+    _SharedTrie.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows does not fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _copy_node(node: dict[str, Any]) -> dict[str, Any]:
