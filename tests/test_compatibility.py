@@ -91,6 +91,18 @@ def test_parameters_of_the_other_account() -> None:
             parameters.SSMProvider(boto3_session=boto3.Session()).get("/orders/url")
 
 
+def test_many_providers_on_one_session() -> None:
+    """The client of the hundredth Powertools provider runs as many hooks per request as that of the first."""
+    session = assumed_session(ROLE)
+    clients: list[Any] = [parameters.SSMProvider(boto3_session=session).client for _ in range(100)]
+
+    # No public name leads to the hooks of an event without calling them.
+    hooks = [list(client.meta.events._emitter._handlers.prefix_search("request-created.ssm.X")) for client in clients]
+
+    assert len({id(client) for client in clients}) == 100
+    assert {len(each) for each in hooks} == {len(hooks[0])}
+
+
 def test_the_logger_and_an_error(server: ScriptedSTS) -> None:
     """A record that a function logs about an error of the library has its class and its advice."""
     written = io.StringIO()

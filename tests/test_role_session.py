@@ -20,14 +20,14 @@ import botocore
 import botocore.session
 import pytest
 from boto3.utils import lazy_call
-from botocore import UNSIGNED
+from botocore import UNSIGNED, handlers
 from botocore.config import Config
 from botocore.configprovider import ConstantProvider
 from botocore.credentials import Credentials
 from conftest import OTHER_ROLE, ROLE, FakeSTS
 
 from xacct_lambda import _sessions, assume_role, assumed_session
-from xacct_lambda._role_session import _botocores_choice
+from xacct_lambda._role_session import _BOTOCORES_CHOICE
 from xacct_lambda._sts import DEFAULT_CONFIG, new_client
 from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
@@ -413,7 +413,12 @@ def test_an_initializer_that_sets_credentials(initializer: Any) -> None:
         assumed_session(ROLE, source_session=source)
 
 
-@pytest.mark.skipif(_botocores_choice is None, reason="this botocore knows no bearer tokens in the environment")
+BEARER_TOKENS = pytest.mark.skipif(
+    not hasattr(handlers, "get_bearer_auth_supported_services"), reason="this botocore knows no bearer tokens"
+)
+
+
+@BEARER_TOKENS
 @pytest.mark.parametrize(
     ("config", "scheme"),
     [
@@ -447,7 +452,7 @@ def test_a_role_signs_with_sigv4(monkeypatch: pytest.MonkeyPatch, config: dict[s
     assert "callers-bearer-token" not in str(sent[0].items())
 
 
-@pytest.mark.skipif(_botocores_choice is None, reason="this botocore knows no bearer tokens in the environment")
+@BEARER_TOKENS
 def test_the_source_goes_on_using_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own clients send the caller's bearer token as before."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "callers-bearer-token")
@@ -458,6 +463,12 @@ def test_the_source_goes_on_using_its_token(monkeypatch: pytest.MonkeyPatch) -> 
     context = {"client_config": client.meta.config, "auth_options": ["aws.auth#sigv4", "smithy.api#httpBearerAuth"]}
 
     assert signer._choose_signer("Converse", None, context) == "bearer"
+
+
+@BEARER_TOKENS
+def test_botocores_choice_is_where_it_was() -> None:
+    """botocore's function that chooses the bearer token has the name that the library looks up."""
+    assert hasattr(handlers, _BOTOCORES_CHOICE)
 
 
 # --- Copies -----------------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_a_default_session_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) 
     """A profile that does not exist is named as the source session's fault, and nothing is kept of it."""
     monkeypatch.setenv("AWS_PROFILE", "not-there")
     with pytest.raises(
-        ConfigurationError, match=r"^source_session: boto3's default session cannot be made: .*not-there"
+        ConfigurationError, match=r"^source_session: boto3's default session can't be created: .*not-there"
     ):
         assumed_session(ROLE)
 

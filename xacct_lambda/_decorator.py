@@ -48,7 +48,7 @@ _SNAP_START: Final = "snap-start"
 
 
 class _Decorator(Protocol):
-    """Leaves the types of event, context and result as they are, and the injected parameters open."""
+    """Keeps the types of event, context, and result. Injected parameters may have any type."""
 
     def __call__(
         self, handler: Callable[Concatenate[_Event, _Context, ...], _Result]
@@ -71,37 +71,41 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
     >>> @assume_role("arn:aws:iam::222222222222:role/Reader", clients=["s3"])
     ... def lambda_handler(event, context, *, s3): ...
 
-    A warm call adds about a microsecond. A caller that passes one of the injected keywords itself wins, and where all
-    are passed no role is assumed, so a test may call ``lambda_handler(event, context, s3=stub)``. Decorators stack.
-    Functions, methods, partials, callable objects and ``async def`` handlers are taken (the first event of an ``async
-    def`` handler makes its clients in the event loop's thread); a plain function is returned.
+    A warm call adds about a microsecond. Arguments that the caller passes override injected ones. If the caller passes
+    all of them, as in ``lambda_handler(event, context, s3=stub)``, no role is assumed. Decorators stack.
+
+    You can decorate functions, methods, partials, callable objects, ``async def``, and generators. The result is a
+    plain function of the same kind. The first event of an ``async def`` handler creates its clients in the event loop's
+    thread. A decorated function that is called inside another one, without its own Lambda context, uses the remaining
+    time of the outer invocation.
 
     Args:
-        role_arn: ARN of the role, or a callable that takes the handler's positional arguments and returns it; then
+        role_arn: ARN of the role. Or a callable that takes the handler's arguments and returns the ARN; then
             ``allowed_roles`` is required.
-        clients: Services to make clients of. A list names each parameter after its service (``cognito-idp`` becomes
-            ``cognito_idp``, ``lambda`` becomes ``lambda_``); a mapping gives *parameter: service*, or *parameter:
-            keyword arguments* of ``Session.client``, ``service_name`` among them.
-        resources: The same for ``Session.resource``. Resources are not thread-safe, so each thread gets its own.
+        clients: Names of services. The parameter has the name of the service: ``cognito-idp`` becomes ``cognito_idp``,
+            and ``lambda`` becomes ``lambda_``. Or a mapping *parameter: service*, or *parameter: keyword arguments* of
+            ``Session.client`` with ``service_name``. The library keeps one client per role and arguments, and passes it
+            to every decorated function. Don't register hooks on it: inject the session and create your own client.
+        resources: The same for ``Session.resource``. Each thread gets its own, because resources are not thread-safe.
         session: Name of a parameter that receives the session itself.
-        allowed_roles: ARN patterns, one of which the role must match before anything is done with it. ``*`` matches
-            within one part of the path, ``**`` across parts; partition and account are always literal.
+        allowed_roles: ARN patterns. A role that matches none of them is rejected before anything else happens. ``*``
+            matches within one part of the path, ``**`` across parts. Partition and account are always literal.
         prefetch: What the init phase of a Lambda function does. By default it creates the clients and loads the trust
             store. If an event is already waiting (``on-demand``), it also calls AssumeRole, in a thread. ``True``
             calls AssumeRole for the other initialization types too, except SnapStart, because credentials don't go
             into a snapshot. ``False`` leaves everything to the first event. A failure of the call is logged, and the
             first event tries again. Outside Lambda, and for roles that depend on the event, nothing happens in init.
-        options: Those of :func:`assumed_session`; each but ``source_session`` and ``sts_config`` may be a callable over
-            the handler's positional arguments.
+        options: The options of :func:`assumed_session`. Each of them, except ``source_session`` and ``sts_config``, may
+            be a callable that takes the handler's arguments: by position or by keyword, as the caller passes them.
 
     Raises:
-        ConfigurationError: At decoration: an argument breaks a rule, a service does not exist, the handler does not
-            take a parameter, a name is injected twice. At the call: the event led to a role that is not allowed, or to
-            an option that breaks a rule.
+        ConfigurationError: At decoration: an argument breaks a rule, a service doesn't exist, the handler doesn't
+            accept a parameter, a decorator below drops keyword arguments, or two injections have the same name. At the
+            call: the role of the event isn't allowed, or an option of the event breaks a rule.
 
-    Where STS refuses, or does not answer, it is the handler's own request to AWS that raises
-    :class:`~xacct_lambda.exceptions.AssumeRoleError` or :class:`~xacct_lambda.exceptions.STSUnavailableError`, since
-    credentials are fetched when a request is signed.
+    Credentials are fetched when the handler's first AWS request is signed. If STS refuses or doesn't answer, that
+    request raises :class:`~xacct_lambda.exceptions.AssumeRoleError` or
+    :class:`~xacct_lambda.exceptions.STSUnavailableError`.
     """
     if callable(role_arn) and not (clients or resources or session or allowed_roles or options):
         name = getattr(role_arn, "__qualname__", type(role_arn).__name__)
@@ -163,21 +167,21 @@ class _InjectionCache:
 
 
 class RoleUsage(NamedTuple):
-    """What a decorator asks of STS, as far as policies depend on it: that an external ID is sent, not which."""
+    """The parameters of a decorator's AssumeRole call that policies depend on. It has no external ID, only whether."""
 
     role_arn: str | None
-    """None where it depends on the event."""
+    """None if it depends on the event."""
     sends_external_id: bool
     source_identity: str | None
-    """``*`` where it depends on the event."""
+    """``*`` if it depends on the event."""
     tags: Mapping[str, str]
-    """``*`` is the value of a key, and the key, where they depend on the event."""
+    """If the tags depend on the event, ``*`` is the only key and its value."""
     is_chained: bool
     """Whether another assumed role, and not the execution role, calls STS."""
 
 
 class _Injector:
-    """What one decorator injects, and how it finds the session to take it from."""
+    """The injections of one decorator, and the way to the session that they come from."""
 
     def __init__(
         self,
@@ -206,7 +210,7 @@ class _Injector:
 
     @property
     def role(self) -> RoleUsage:
-        """What tools may know; found on a decorated handler as ``__xacct_lambda__[0].role``."""
+        """The role for tools, which find it on a decorated handler as ``__xacct_lambda__[0].role``."""
         options = {name: "*" if callable(value) else value for name, value in self._options.items()}
         tags: Any = options.get("tags") or {}
         return RoleUsage(
@@ -321,7 +325,7 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
     named = handler.func if isinstance(handler, functools.partial) else handler
     functools.update_wrapper(wrapper, named if hasattr(named, "__name__") else type(named), updated=())
     vars(wrapper).update(
-        # An object's attributes are its own state; a function's are notes that decorators leave for one another.
+        # Decorators leave notes for one another in the attributes of a function. An object's attributes are its state.
         vars(handler) if inspect.isfunction(handler) else {},
         __wrapped__=handler,
         __signature__=signature,
@@ -380,7 +384,7 @@ def _explain(error: TypeError, injector: _Injector, handler: Callable[..., Any])
 
 
 def _injectors_of(handler: Callable[..., Any]) -> tuple[_Injector, ...]:
-    """Return what the decorators of this library below have planned for a handler."""
+    """Return the injectors of this library's decorators below."""
     return getattr(handler, "__xacct_lambda__", ())
 
 
@@ -489,9 +493,9 @@ def _injections(
     session: str | None,
     source_session: boto3.Session | None,
 ) -> dict[str, _Injection]:
-    """Return what to inject under which name, checked against what boto3 offers."""
+    """Return the injection of each parameter, checked against the services of boto3."""
     injections: dict[str, _Injection] = {}
-    # Why a private attribute: see AssumedSession. What is no session is refused later, with the other options.
+    # Why a private attribute: see RoleSession. Another type of source_session is rejected with the other options.
     loader = source_session._loader if isinstance(source_session, Session) else default_loader()  # noqa: SLF001
     for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
         for name, arguments in _parse_injections(argument, wanted):
@@ -544,7 +548,7 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     for name in arguments.keys() - known:
         raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{did_you_mean(name, known)}")
     if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):
-        # Not repeated, nor let through: with keys of its own the client would act as somebody else than the role.
+        # With its own keys, the client would not act as the role. The message doesn't repeat them.
         raise ConfigurationError(argument, f"a {kind} that acts as the role takes no keys of its own")
     if arguments.get("region_name") is not None:
         check_region(argument, arguments["region_name"])

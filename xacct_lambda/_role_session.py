@@ -26,7 +26,8 @@ _SIGV4_AUTH: Final = "aws.auth#sigv4"
 
 # A private function of botocore. It chooses "bearer" if the environment has AWS_BEARER_TOKEN_BEDROCK. Versions without
 # the function ignore that variable.
-_botocores_choice: Final[Any] = getattr(botocore_handlers, "_set_auth_scheme_preference_signer", None)
+_BOTOCORES_CHOICE: Final = "_set_auth_scheme_preference_signer"
+_botocores_choice: Final[Any] = getattr(botocore_handlers, _BOTOCORES_CHOICE, lambda **_: None)
 
 
 def effective_region(source: Session, region_name: str | None) -> str | None:
@@ -47,9 +48,8 @@ class RoleSession(botocore.session.Session):
         super().__init__(event_hooks=HierarchicalEmitter(), include_builtin_handlers=False)
         hooks = copy_hooks(source)
         credentials.watch(hooks)
-        if _botocores_choice is not None:
-            choose_signer: Any = _choose_signer  # The annotation of register_first() leaves out what hooks return.
-            hooks.register_first("choose-signer", choose_signer, unique_id="xacct-lambda-choose-signer")
+        choose_signer: Any = _choose_signer  # The annotation of register_first() leaves out what hooks return.
+        hooks.register_first("choose-signer", choose_signer, unique_id="xacct-lambda-choose-signer")
         # As event_hooks, the emitter would be there for the initializers. test_role_session.py fails if botocore
         # renames the attribute.
         self._events = EventAliaser(hooks)

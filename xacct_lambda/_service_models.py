@@ -1,6 +1,6 @@
-"""Service models: which services there are, and a loader that makes a first client in a third of the time.
+"""Service models: the services of boto3, and a loader that creates a first client in a third of the time.
 
-boto3's default session has that loader where it is this library that makes the session.
+If this library creates boto3's default session, that session has this loader.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNIVERSAL_MODELS: Final = ("service-2", "endpoint-rule-set-1")
 
 
 def setup_default_session() -> None:
-    """Make boto3's default session, with a loader that finds and reads the same service models in less time."""
+    """Create boto3's default session, with a loader that finds and reads the same service models in less time."""
     session = botocore.session.get_session()
     search_paths = create_loader(session.get_config_variable("data_path")).search_paths
     session.register_component(
@@ -33,7 +33,7 @@ def setup_default_session() -> None:
 
 @functools.cache
 def default_loader() -> Loader:
-    """Return a loader like that of a session, without making a session: importing a handler must not need a profile."""
+    """Return a loader like a session's. It needs no session, because importing a handler must not need a profile."""
     loader = create_loader(os.environ.get("AWS_DATA_PATH"))
     loader.search_paths.append(str(Path(boto3.__file__).parent / "data"))
     return loader
@@ -51,7 +51,7 @@ class _Loader(Loader):
         try:
             self.list_api_versions(service_name, type_name)
         except DataNotFoundError as error:
-            # botocore does without some models, such as the endpoint rules of a service that has none.
+            # botocore catches this error for optional models, such as endpoint rules.
             known = ", ".join(super().list_available_services(type_name))
             raise UnknownServiceError(service_name=service_name, known_service_names=known) from error
         return super().load_service_model(service_name, type_name, api_version)
@@ -64,14 +64,13 @@ class _Loader(Loader):
         services = Loader(extra_search_paths=others, include_default_search_paths=False).list_available_services(
             type_name
         )
-        if len(others) < len(self.search_paths):
-            folders = os.scandir(self.BUILTIN_DATA_PATH)
-            services += [entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(("_", "."))]
+        folders = os.scandir(self.BUILTIN_DATA_PATH)
+        services += [entry.name for entry in folders if entry.is_dir() and not entry.name.startswith(("_", "."))]
         return sorted(set(services))
 
 
 class _FileLoader(JSONFileLoader):
-    """botocore's reader of JSON files, but into plain dicts: OrderedDicts take three times the time."""
+    """botocore's reader of JSON files, but with plain dicts. OrderedDicts take three times as long."""
 
     def load_file(self, file_path: str) -> Any:
         for suffix, decompress in ((".json", bytes), (".json.gz", gzip.decompress)):

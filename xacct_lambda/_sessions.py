@@ -1,4 +1,4 @@
-"""Sessions that act in another account: which are shared, what they share, and the one address of all state."""
+"""Sessions that act in another account, their cache, and the one address of all state."""
 
 from __future__ import annotations
 
@@ -113,18 +113,18 @@ class AssumedSession(Session):
 
 
 class CacheInfo(NamedTuple):
-    """What the library has done in this process and what it holds."""
+    """What the library has done in this process, and what it has cached."""
 
     hits: int
-    """Signatures served from memory."""
+    """Signatures with cached credentials."""
     misses: int
-    """Signatures that waited for AssumeRole, their own call or another thread's."""
+    """Signatures that waited for an AssumeRole call, of their own or of another thread."""
     sts_calls: int
-    """AssumeRole requests sent, second tries included."""
+    """AssumeRole requests that were sent, including second attempts."""
     failures: int
-    """AssumeRole attempts that yielded no credentials."""
+    """AssumeRole attempts without credentials as their result."""
     roles: int
-    """Sets of credentials held."""
+    """Cached sets of credentials."""
     sessions: int
     """Cached sessions."""
     clients: int
@@ -139,7 +139,7 @@ class _SessionKey(NamedTuple):
 
 
 class SessionCache:
-    """Everything the library remembers: the sessions here, the credentials in the cache it is given."""
+    """All state of the library: the sessions, and the cache of credentials that it gets."""
 
     def __init__(
         self,
@@ -153,13 +153,14 @@ class SessionCache:
         self.connections = connections or ConnectionPools()
         self.max_sessions = max_sessions
         self.max_clients = max_clients
-        # Held while sessions and clients are made, never while they are used. Reentrant, as hooks may make clients.
+        # A thread has the lock while it creates a session or client, not while it uses one. It is reentrant, because
+        # hooks may create clients.
         self.build_lock = threading.RLock()
         self._reset_sessions()
 
     def _reset_sessions(self) -> None:
         self._sessions: LRUCache[_SessionKey, AssumedSession] = LRUCache(self.max_sessions)
-        # What was looked up under another epoch is to be looked up again.
+        # _InjectionCache compares it: entries of another generation are invalid.
         self.generation = object()
 
     def session(
@@ -198,7 +199,7 @@ class SessionCache:
                     try:
                         setup_default_session()
                     except BotoCoreError as error:
-                        problem = f"boto3's default session cannot be made: {error}"
+                        problem = f"boto3's default session can't be created: {error}"
                         raise ConfigurationError("source_session", problem) from error
         if not isinstance(default, Session):
             # unittest.mock.patch("boto3.Session") leaves its mock behind as everybody's default session.
@@ -211,7 +212,7 @@ class SessionCache:
         return default
 
     def resize(self, *, max_roles: int, max_sessions: int, max_clients: int) -> None:
-        """Set the bounds, and forget everything."""
+        """Set the bounds and clear the cache."""
         with self.build_lock:
             self.max_sessions = max_sessions
             self.max_clients = max_clients
@@ -219,7 +220,7 @@ class SessionCache:
             self.clear()
 
     def clear(self) -> None:
-        """Forget every session and every credential. Clients that are still in use fetch credentials anew."""
+        """Remove every session and all credentials. A client that is still in use fetches new credentials."""
         with self.build_lock:
             self._reset_sessions()
             self.drop_secrets_and_connections()
@@ -230,7 +231,7 @@ class SessionCache:
         self.connections.drop()
 
     def after_fork(self) -> None:
-        """Make the copy in a forked child usable: it keeps the credentials, not the parent's connections."""
+        """Make the copy in a forked child usable. It keeps the credentials, and drops the parent's connections."""
         self.build_lock = threading.RLock()
         self._reset_sessions()
         self.credentials.after_fork()
@@ -261,7 +262,7 @@ def new_cache() -> SessionCache:
 
 
 default_cache = new_cache()
-"""The one address of everything that is remembered; looked up at every call, so that tests may put in another."""
+"""The one address of all state. Each call looks it up, so that tests can replace it."""
 
 
 def _public(function: _Function) -> _Function:
@@ -294,40 +295,48 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the A
     sts_config: Config | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> boto3.Session:
-    """Return a session that acts as the role, and whose credentials renew themselves.
+    """Return a session that acts as the role and refreshes its own credentials.
 
-    The same arguments return the same session while it is cached; sessions that differ only in ``region_name``,
-    ``min_ttl_seconds`` or ``sts_config`` share one set of credentials. Nothing is sent, and no credentials are needed,
-    before the first request is signed. A first session costs a few milliseconds, its first client what the first client
-    of a service costs in boto3 (5 to 100 ms); both are then reused.
+    >>> session = assumed_session("arn:aws:iam::222222222222:role/Reader")
+    >>> s3 = session.client("s3")
+
+    The same arguments return the same session while it is cached. The effective Region is one of the arguments.
+    Sessions that differ only in ``region_name``, ``min_ttl_seconds``, or ``sts_config`` share one set of credentials.
+    The first signed request calls STS. Before that, the library needs no network and no credentials.
+
+    The session behaves like any ``boto3.Session``. ``client()`` and ``resource()`` return a new object on each call, so
+    create your clients once, at module level. All settings and event hooks of the source session apply to them. Change
+    the source session before you call this function: a cached session doesn't get what you change later.
 
     Args:
         role_arn: ARN of the role to assume.
         role_session_name: Name of the role session, as CloudTrail shows it; 2 to 64 characters. By default the name of
             the Lambda function, ``xacct-lambda`` elsewhere.
-        external_id: What the role's trust policy demands as ``sts:ExternalId``; 2 to 1224 characters.
+        external_id: The value that the role's trust policy requires as ``sts:ExternalId``; 2 to 1224 characters.
         source_identity: Identity that persists through role chaining; the caller's policies and the role's trust policy
             must both allow ``sts:SetSourceIdentity``.
-        duration_seconds: Life of the credentials, 900 to 43200 seconds. STS refuses more than 3600 where the caller is
-            itself an assumed role, as every Lambda function is (role chaining).
-        policy: Session policy, a JSON text or the document itself; the session may do what both it and the role allow.
+        duration_seconds: Lifetime of the credentials, 900 to 43200 seconds. At most 3600 if the caller is itself an
+            assumed role (role chaining), which is always the case for the default session of a Lambda function.
+        policy: Session policy, as JSON text or as a mapping. The session may do what both it and the role allow.
         policy_arns: ARNs of up to 10 managed policies that act as session policies.
         tags: Up to 50 session tags; the caller's policies and the role's trust policy must both allow
             ``sts:TagSession``.
         transitive_tag_keys: Keys among ``tags`` that persist through role chaining.
-        region_name: Region of the session; by default the source session's. STS is called in the source session's.
-        source_session: Session that calls STS; by default boto3's default session. An assumed session chains roles.
-            Make it once and not for each event: it is kept with what is remembered, and may take 12 MB.
-        min_ttl_seconds: Every set of credentials handed out lives longer than this, for presigned URLs and for passing
-            credentials on; at most ``duration_seconds`` less 60.
-        sts_config: Options for the STS client, merged over the library's own (1 s to connect, 1 s to read, two tries).
+        region_name: Region of the session; by default the source session's Region at the time of the call. STS is
+            always called in the source session's Region.
+        source_session: Session that calls STS; by default boto3's default session. For role chaining, pass an assumed
+            session. Create it once and not for each event: the cache keeps it, and it may take 12 MB.
+        min_ttl_seconds: Minimum remaining lifetime of the credentials, for presigned URLs and for credentials that you
+            pass to another system; at most ``duration_seconds`` less 60.
+        sts_config: Options for the STS client, merged over the library's own (1 s to connect, 1 s to read, two
+            attempts).
         extra: Further AssumeRole parameters by their AWS names (``ProvidedContexts``).
 
     Raises:
-        ConfigurationError: An argument breaks a rule of STS. Checked here, without a network call.
+        ConfigurationError: An argument breaks a rule of STS. No network call happens for this check.
 
-    When a request is signed with the session's credentials, :class:`~xacct_lambda.exceptions.AssumeRoleError` and
-    :class:`~xacct_lambda.exceptions.STSUnavailableError` may be raised.
+    A request that is signed with the session's credentials may raise
+    :class:`~xacct_lambda.exceptions.AssumeRoleError` and :class:`~xacct_lambda.exceptions.STSUnavailableError`.
 
     See https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html for the rules.
     """
@@ -385,10 +394,10 @@ def check_chained_duration(duration_seconds: object, source_session: object) -> 
 
 @hide_arguments
 def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: Any) -> AssumedSession:
-    """Return the session that the options describe, those that are callables called with the arguments.
+    """Return the session that the options describe. Options that are callables are called with the arguments.
 
     Raises:
-        ConfigurationError: What a callable returned breaks a rule.
+        ConfigurationError: A value that a callable returned breaks a rule.
     """
     own = {name: value(*arguments) if callable(value) else value for name, value in options.items()}
     session: Any = assumed_session(role_arn, **own)
@@ -396,14 +405,14 @@ def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: 
 
 
 def cache_info() -> CacheInfo:
-    """Return what the library has done in this process and what it holds."""
+    """Return what the library has done in this process, and what it has cached."""
     return default_cache.info()
 
 
 def cache_clear() -> None:
-    """Forget every session, client and credential, and drop all connections.
+    """Clear the cache: remove every session, injected client, and set of credentials, and drop all connections.
 
-    Clients that are still in use go on working: they fetch credentials anew, and open new connections.
+    A client that is still in use continues to work. It fetches new credentials and opens new connections.
     """
     default_cache.clear()
 
@@ -411,15 +420,15 @@ def cache_clear() -> None:
 def cache_resize(
     *, max_roles: int = MAX_ROLES, max_sessions: int = _MAX_SESSIONS, max_clients: int = _MAX_CLIENTS
 ) -> None:
-    """Set how much is remembered, and start empty.
+    """Set the bounds of the cache, and clear it.
 
-    What has gone unused the longest makes room. A client that is still in use when its session is dropped goes on
-    working; a role dropped from memory costs an AssumeRole call at its next use.
+    A full cache evicts its least recently used entry. A client continues to work after its session is evicted. A role
+    whose credentials are evicted costs an AssumeRole call at its next use.
 
     Args:
-        max_roles: Sets of credentials held, 2 KB each.
-        max_sessions: Sessions held, 0.25 MB each with an ``s3`` client.
-        max_clients: Cached clients of each session, which ``@assume_role`` injects.
+        max_roles: Number of cached sets of credentials, 2 KB each.
+        max_sessions: Number of cached sessions, 0.25 MB each with an ``s3`` client.
+        max_clients: Number of cached clients of each session. Only ``@assume_role`` caches clients, to inject them.
 
     Raises:
         ConfigurationError: A bound is not a whole number of at least 1; nothing is changed.

@@ -1,4 +1,4 @@
-"""What an event may decide: callables for ``@assume_role`` that read the common places of an event and its context.
+"""Callables for ``@assume_role`` that read the common places of an event and its context.
 
 >>> @assume_role(
 ...     role_for(
@@ -11,10 +11,12 @@
 ... )
 ... def lambda_handler(event, context, *, s3): ...
 
-An event is input from outside. Each of these returns a string of the letters that IAM allows in a name, or raises
-:class:`~xacct_lambda.exceptions.ConfigurationError`; what the role may be is still for ``allowed_roles`` to say.
+An event is input from outside. Each callable returns a string of the characters that IAM allows in a name, or raises
+:class:`~xacct_lambda.exceptions.ConfigurationError`. The role must still match ``allowed_roles``.
 
-They take the handler's positional arguments, of which the last two are the event and the context.
+The callables take the handler's arguments. The last two are the event and the context. A handler of one argument, such
+as a record handler, has no context. A field is a key of a mapping, or an attribute of an object (a dataclass, a pydantic
+model).
 """
 
 from __future__ import annotations
@@ -40,14 +42,14 @@ FromEvent = Callable[..., str]
 def event_field(path: str) -> FromEvent:
     """Return a callable that reads a field of the event.
 
-    Keys that have a dot in them and items of lists have no path: read these with a callable of your own.
+    To read a key with a dot in it, or an item of a list, write your own callable.
 
     Args:
         path: Keys with dots between them, as in ``detail.tenant``.
 
     Raises:
         ConfigurationError: Here: the path has no key, or an empty one. At the call: the event has no such field, or
-            what is there is not 1 to 128 letters, digits or ``_+=,.@-``.
+            its value is not 1 to 128 letters, digits or ``_+=,.@-``.
     """
     keys = path.split(".") if isinstance(path, str) else []
     if not keys or "" in keys:
@@ -61,14 +63,14 @@ def tenant_id() -> FromEvent:
     See https://docs.aws.amazon.com/lambda/latest/dg/tenant-isolation.html.
 
     Raises:
-        ConfigurationError: At the call: the context has none, as without that mode, or one that is not 1 to 128
-            letters, digits or ``_+=,.@-``.
+        ConfigurationError: At the call: the context has no tenant ID, or one that is not 1 to 128 letters, digits or
+            ``_+=,.@-``.
     """
     return _reads(lambda _, context: _name("context.tenant_id", getattr(lambda_context(context), "tenant_id", None)))
 
 
 def eventbridge_account() -> FromEvent:
-    """Return a callable that reads the account in which an EventBridge event arose, which EventBridge itself sets.
+    """Return a callable that reads the account of an EventBridge event, which EventBridge itself sets.
 
     Raises:
         ConfigurationError: At the call: the event's ``account`` is not 12 digits.
@@ -79,12 +81,12 @@ def eventbridge_account() -> FromEvent:
 def api_caller_account() -> FromEvent:
     """Return a callable that reads the account of an API's caller, as API Gateway or a function URL has verified it.
 
-    It is there where IAM authorizes the call: REST APIs have it in ``requestContext.identity.accountId``, HTTP APIs and
-    function URLs in ``requestContext.authorizer.iam.accountId``. The field ``requestContext.accountId``, which is the
-    API's own account, is not asked.
+    The event has it if IAM authorizes the call: in ``requestContext.identity.accountId`` for REST APIs, and in
+    ``requestContext.authorizer.iam.accountId`` for HTTP APIs and function URLs. The field
+    ``requestContext.accountId`` is the API's own account, and is not read.
 
     Raises:
-        ConfigurationError: At the call: neither field is there, or both are, or it is not 12 digits.
+        ConfigurationError: At the call: the event has neither field, or both, or the value is not 12 digits.
     """
     places = (["requestContext", "identity", "accountId"], ["requestContext", "authorizer", "iam", "accountId"])
 
@@ -96,15 +98,15 @@ def api_caller_account() -> FromEvent:
 
 
 def role_for(template: str, **values: FromEvent) -> FromEvent:
-    """Return a callable that makes a role's ARN of values of the event.
+    """Return a callable that builds a role ARN from values of the event.
 
     Args:
         template: A role ARN with names in braces, as in ``arn:aws:iam::{account}:role/tenant/{tenant}``.
-        values: For each name a callable, one of this module's or your own; whatever it returns is checked as theirs is.
+        values: A callable for each name, from this module or your own. The value of either is checked.
 
     Raises:
-        ConfigurationError: Here: the template is not that of a role ARN, or its names are not those of ``values``. At
-            the call: what one of ``values`` returns is not 1 to 128 letters, digits or ``_+=,.@-``, or it raises this.
+        ConfigurationError: Here: the template is not a role ARN, or its names differ from those of ``values``. At the
+            call: a value is not 1 to 128 letters, digits or ``_+=,.@-``, or its callable raises this error.
     """
     try:
         fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
@@ -157,7 +159,7 @@ def _name(what: str, value: object) -> str:
     if value is None:
         raise ConfigurationError("event", f"{what} is not there")
     if match is None:
-        # The value is the sender's: it is not repeated where logs are read.
+        # The sender chose the value. It must not get into logs.
         raise ConfigurationError("event", f"{what} is not a name: 1 to 128 letters, digits or _+=,.@-")
     return match[0]
 
