@@ -15,8 +15,8 @@ An event is input from outside. Each callable returns a string of the characters
 :class:`~xacct_lambda.exceptions.ConfigurationError`. The role must still match ``allowed_roles``.
 
 The callables take the handler's arguments. The last two are the event and the context. A handler of one argument, such
-as a record handler, has no context. A field is a key of a mapping, or an attribute of an object (a dataclass, a pydantic
-model).
+as a record handler, has no context. A field is a key of a mapping, or an attribute of an object (a dataclass or a
+pydantic model).
 """
 
 from __future__ import annotations
