@@ -17,10 +17,11 @@ import pytest
 from cache_helpers import HOUR, KEY, SOURCE, Context, in_threads, key_for
 from conftest import OTHER_ROLE, ROLE, Background, Clock, FakeSTS, outage, refusal, until
 
-from xacct_lambda._attempts import Latch, wait_for
+from xacct_lambda._attempts import Attempt, Latch, Purpose, wait_for
 from xacct_lambda._cache_entry import CredentialKey
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._invocation import current_context
+from xacct_lambda._processor import IdleTime
 from xacct_lambda._sts import FrozenCredentials
 from xacct_lambda.exceptions import (
     AssumeRoleError,
@@ -609,6 +610,17 @@ def test_a_wait_does_not_count_time_without_cpu(monkeypatch: pytest.MonkeyPatch)
 
     assert not wait_for(latch, 0.01, None)
     assert len(latch._waiters) == 2
+
+
+@pytest.mark.parametrize(("idle_seconds", "is_busy"), [(0.2, True), (2.0, False)])
+def test_an_attempt_that_lacked_cpu(monkeypatch: pytest.MonkeyPatch, idle_seconds: float, is_busy: bool) -> None:
+    """An attempt lacked CPU if the process was busy for most of the time since the call of STS."""
+    attempt = Attempt(0, Purpose.REQUIRED, 0, 0)
+    assert not attempt.lacked_cpu(3.0)
+    attempt.start_limit(0.0, IdleTime())
+    monkeypatch.setattr("xacct_lambda._attempts.IdleTime.seconds", lambda _self: idle_seconds)
+
+    assert attempt.lacked_cpu(3.0) == is_busy
 
 
 # --- The caller's own credentials -------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class AssumedRoleCredentials(Credentials):
             "before-call": self._record_body_start,
             "request-created": self._record_access_key,
             "needs-retry": self._retry_rejected,
+            "after-call": self._explain_rejection,
         }
         for event, handler in handlers.items():
             # If the source session is an assumed one, its hooks were copied, and its own handlers are among them.
@@ -142,6 +143,21 @@ class AssumedRoleCredentials(Credentials):
             return None
         context["xacct_lambda_retried" if delay else "xacct_lambda_replaced"] = True
         return delay
+
+    def _explain_rejection(
+        self, http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any
+    ) -> None:
+        """Add advice to the text of a service's answer, of which botocore then makes the error."""
+        # STS's refusal of a further role has its own diagnosis.
+        if http_response.status_code < HTTPStatus.BAD_REQUEST or model.name == "AssumeRole":
+            return
+        from xacct_lambda import _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
+
+        answer = parsed.get("Error", {})
+        code, text = str(answer.get("Code")), str(answer.get("Message") or "")
+        advice = _diagnosis.rejection_by_service(code, text, self._key.request, context.get("client_region"))
+        if advice is not None:
+            answer["Message"] = f"{text} ({advice})"
 
 
 def _rejection_code(response: tuple[Any, Any], request_dict: dict[str, Any]) -> str | None:

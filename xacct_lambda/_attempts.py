@@ -167,6 +167,12 @@ class Attempt:
         # A process that lacked CPU may not have read an answer that is there.
         return now > self._deadline and (self._idle is None or self._idle.seconds() >= self.limit)
 
+    def lacked_cpu(self, now: float) -> bool:
+        """Tell whether the process used all its CPU for most of the time since the call of STS."""
+        return (
+            self.called_at is not None and self._idle is not None and self._idle.seconds() < (now - self.called_at) / 2
+        )
+
     @property
     def _deadline(self) -> float:
         return self.started_at + _CALLER_LOAD_LIMIT if self.called_at is None else self.called_at + self.limit

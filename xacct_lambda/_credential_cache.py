@@ -331,7 +331,8 @@ class CredentialCache:
             raise caller_timeout_error(key.source, key.request, attempt.limit if left is None else left)
         left = remaining_seconds()
         if not self._wait(attempt.done, attempt.limit, left):
-            raise _timeout_error(key, attempt.limit if left is None else min(attempt.limit, left))
+            seconds = attempt.limit if left is None else min(attempt.limit, left)
+            raise no_answer_in_time(key.request, key.source, seconds, is_busy=attempt.lacked_cpu(self._advance()))
 
     def _cached_or_raise(self, error: BaseException | None, entry: Entry, min_ttl_seconds: float) -> FrozenCredentials:
         """Return credentials that came meanwhile, for example with a late answer; otherwise raise the error."""
@@ -574,10 +575,6 @@ def _source_of(key: CredentialKey) -> boto3.Session:
         # AssumedRoleCredentials keeps its source session alive, so this is a key that somebody else made.
         raise ReferenceError("the source session of the key was garbage-collected")
     return source
-
-
-def _timeout_error(key: CredentialKey, seconds: float) -> STSUnavailableError:
-    return no_answer_in_time(key.request, key.source, seconds)
 
 
 def _stuck_error(key: CredentialKey) -> STSUnavailableError:

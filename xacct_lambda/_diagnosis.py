@@ -43,6 +43,18 @@ _COMMAND_PREFIX: Final = "python -m xacct_lambda"
 _PATH: Final = " (add the path of the caller's role, as in role/service-role/NAME, because STS doesn't show it)"
 _EVENTUAL_CONSISTENCY: Final = "Policy changes can take a minute to take effect."
 _MISSING_ROLE: Final = "The role might not exist: check its ARN, with the path and the case of the name"
+_REJECTIONS: Final = frozenset(
+    {"AuthFailure", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "UnrecognizedClientException"}
+)
+"""Codes by which a service says that it doesn't know the credentials."""
+# https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html: every Region since 2019 is opt-in.
+_DEFAULT_REGIONS: Final = frozenset(
+    {
+        *("ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1", "ap-southeast-1", "ap-southeast-2"),
+        *("aws-global", "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3"),
+        *("sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2"),
+    }
+)
 _EXTERNAL_ID: Final = "EXTERNAL_ID"
 """The placeholder for the external ID, which no message contains."""
 _MAX_TOKEN_BYTES: Final = 4096
@@ -59,6 +71,34 @@ def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
     """
     advice = _BY_CODE.get(code, _diagnose_by_message)(text, request)
     return f"{advice} {_quoted(code, text)}"
+
+
+def rejection_by_service(code: str, text: str, request: AssumeRoleRequest, region_name: str | None) -> str | None:
+    """Return advice for a service's answer to a request that is signed as the role; None if there is none to give.
+
+    Args:
+        code: The error code of the service.
+        text: The service's text.
+        request: The request for the role.
+        region_name: The Region of the client.
+    """
+    is_opt_in = region_name not in {None, *_DEFAULT_REGIONS} and role_arn_parts(request.role_arn).partition == "aws"
+    if code in _REJECTIONS and is_opt_in:
+        return (
+            f"Account {request.account_id} might not have enabled the Region {region_name}: an opt-in Region rejects "
+            "the credentials of accounts that have not. Enable it in the account's settings, or use another Region."
+        )
+    if "session policy" in text and (request.policy or request.policy_arns):
+        return (
+            f"The session policy (policy, policy_arns) limits {request.role_arn} to what it lists, and grants nothing: "
+            "add the action to it."
+        )
+    if "with an explicit deny in an identity-based policy" in text:
+        return (
+            f"If somebody revoked the active sessions of {request.role_arn}, sessions from before that time are "
+            "denied: cache_clear() gets a new one. Otherwise a policy of the role denies the action."
+        )
+    return None
 
 
 def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
