@@ -83,6 +83,7 @@ class FakeSTS:
         """Runs while STS has the request."""
         self.max_requests: list[int] = []
         self.cleared = 0
+        self.dropped = 0
         self.prepared: list[tuple[boto3.Session, Any]] = []
         self.asked: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
         """The arguments of each call."""
@@ -121,6 +122,9 @@ class FakeSTS:
 
     def prepare(self, source: boto3.Session, config: Any) -> None:
         self.prepared.append((source, config))
+
+    def drop_connections(self, source: boto3.Session, config: Any) -> None:
+        self.dropped += 1
 
     def clear_clients(self) -> None:
         self.cleared += 1

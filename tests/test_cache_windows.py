@@ -310,6 +310,27 @@ def test_a_cut_refresh_that_fails_is_repeated_within_one_limit(
     assert (sts.calls, cache.counts().failures, caplog.messages) == (3, 0, [])
 
 
+def test_half_of_the_invocation_is_left_to_the_handler(
+    sts: FakeSTS, clock: Clock, background: Background, invoke: Invoke
+) -> None:
+    """A signature that waits for a cut refresh waits for half of the remaining time at most."""
+    lefts: list[float | None] = []
+    cache = CredentialCache(
+        sts,
+        clock=clock,
+        jitter=lambda low, _high: low,
+        start_background_thread=background,
+        start_thread=lambda task: task(),
+        wait=lambda latch, _limit, left: lefts.append(left) or latch.is_set,
+    )
+    cut_in_request(cache, sts, clock, background, invoke)
+    lefts.clear()
+    invoke(Context(2250))
+    cache.get(KEY)
+
+    assert lefts == [1.0, 1.0]
+
+
 def test_a_second_failure_after_a_cut_counts(
     cache: CredentialCache, sts: FakeSTS, clock: Clock, background: Background, invoke: Invoke,
     caplog: pytest.LogCaptureFixture,

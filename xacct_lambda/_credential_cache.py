@@ -56,6 +56,9 @@ _FIRST_BACK_OFF: Final = 5
 _MAX_BACK_OFF: Final = 60
 _ERROR_TTL: Final = 5
 """Seconds for which a refusal is cached."""
+_IDLE_LIMIT: Final = 60
+"""Seconds after which connections to STS are not used again. A NAT gateway drops idle connections after 350 s, without
+a reset that the client sees before its next request, and a freeze ends them too."""
 _CLOCK_STEP: Final = 1
 _MIN_ATTEMPT_TIME: Final = 0.05
 """Seconds that an invocation must have left for an attempt to start."""
@@ -89,6 +92,8 @@ class _AssumesRoles(Protocol):
     def max_wait_seconds(self, config: Config | None) -> float: ...
 
     def prepare(self, source: boto3.Session, config: Config | None) -> None: ...
+
+    def drop_connections(self, source: boto3.Session, config: Config | None) -> None: ...
 
     def clear_clients(self) -> None: ...
 
@@ -137,7 +142,7 @@ class CredentialCache:
         self._wait = wait
         self._cpu_time = cpu_time
         self.max_roles = max_roles
-        self._latest = clock()
+        self._latest = self._last_call_at = clock()
         self._uses = count(1)
         self._hits, self._misses, self._failures = Counter(), Counter(), Counter()
         self._entries: dict[CredentialKey, Entry] = {}
@@ -250,11 +255,13 @@ class CredentialCache:
     def _await_refresh(self, key: CredentialKey, entry: Entry, config: Config | None) -> None:
         """Wait for the refresh in flight, at most one time limit. If a freeze cut it and it fails, make one more."""
         now = self._advance()
-        left = remaining_seconds()
-        limit = self._sts.max_wait_seconds(config)
-        deadline = now + limit
         attempt = entry.attempt
         was_cut = attempt.state(now) is State.CUT
+        left = remaining_seconds()
+        if was_cut and left is not None:
+            # The credentials are valid for minutes, so half of the invocation is left to the handler.
+            left /= 2
+        deadline = now + self._sts.max_wait_seconds(config)
         attempt.claim_wait(now)
         # An interrupt may have come between the start of the attempt and that of its thread.
         self._launch(key, entry, attempt, config)
@@ -265,7 +272,9 @@ class CredentialCache:
             attempt.claim_failure()
             attempt = self._start(key, entry, config, Purpose.AWAITED)
             attempt.claim_wait(now)
-            self._wait(attempt.done, deadline - self._advance(), remaining_seconds())
+            self._wait(
+                attempt.done, deadline - self._advance(), None if left is None else (remaining_seconds() or 0) / 2
+            )
         now = self._advance()
         if attempt.state(now) in {State.OVERDUE, State.CUT}:
             self._give_up(key, entry, attempt, now)
@@ -392,8 +401,12 @@ class CredentialCache:
         outcome: IssuedCredentials | BaseException
         try:
             self._sts.load_caller_credentials(source, key.request)
-            attempt.start_limit(self._advance(), IdleTime(clock=self.clock, cpu_time=self._cpu_time))
+            now, last_call_at = self._advance(), self._last_call_at
+            self._last_call_at = now
+            attempt.start_limit(now, IdleTime(clock=self.clock, cpu_time=self._cpu_time))
             attempt.caller_loaded.set()
+            if now - last_call_at > _IDLE_LIMIT:
+                self._sts.drop_connections(source, config)
             outcome = self._sts.assume_role(
                 source,
                 key.request,

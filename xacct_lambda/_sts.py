@@ -29,9 +29,6 @@ _ATTEMPT_TIMEOUT: Final = 1.0
 _MAX_REQUESTS: Final = 2
 _RETRY_DELAY: Final = (0.05, 0.25)
 _MAX_STS_CLIENTS: Final = 16
-_IDLE_LIMIT: Final = 60
-"""Seconds after which connections to STS are not used again. A NAT gateway drops idle connections after 350 s, without
-a reset that the client sees before its next request, and a freeze ends them too."""
 _MAX_BOTOCORE_DELAY: Final = 20
 """Longest delay between two requests, in seconds, if botocore retries."""
 _MAX_TIMEOUT: Final = 600
@@ -113,13 +110,10 @@ class STS:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = system_uniform,
         connections: ConnectionPools | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._connections = connections or ConnectionPools()
         self._sleep = sleep
         self._jitter = jitter
-        self._clock = clock
-        self._last_call_at = clock()
         self._lock = threading.RLock()
         self._clients: LRUCache[Hashable, _Client] = LRUCache(_MAX_STS_CLIENTS)
         self.calls = 0
@@ -160,10 +154,6 @@ class STS:
         """
         calls = calls or Calls()
         client = self._client(source, _merge_config(config))
-        now = self._clock()
-        if now - self._last_call_at > _IDLE_LIMIT:
-            self._connections.drop_for(client)
-        self._last_call_at = now
         for _ in range(0 if _has_retries(config) else max_requests - 1):
             try:
                 return self._call(client, source, request, calls)
@@ -187,6 +177,10 @@ class STS:
     def prepare(self, source: boto3.Session, config: Config | None) -> None:
         """Create the client for this source session ahead of the first call."""
         self._client(source, _merge_config(config))
+
+    def drop_connections(self, source: boto3.Session, config: Config | None) -> None:
+        """Use a new connection for the next call of this source session."""
+        self._connections.drop_for(self._client(source, _merge_config(config)))
 
     def clear_clients(self) -> None:
         """Drop the clients with their connections, which can't be used after a fork or in a restored snapshot."""

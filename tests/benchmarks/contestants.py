@@ -183,6 +183,8 @@ def _xacct_signer(sts: CountingSTS, clock: Clock, seconds: int) -> Signer:
 
         def load_caller_credentials(self, *_: Any) -> None: ...
 
+        def drop_connections(self, *_: Any) -> None: ...
+
         def assume_role(self, _source: Any, request: Any, _config: Any, **_: Any) -> _sts.IssuedCredentials:
             issued = sts.assume_role(DurationSeconds=request.duration_seconds)["Credentials"]
             fields = {

@@ -83,6 +83,8 @@ class STS:
     def prepare(self, *_: Any) -> None:
         """Do nothing: there is no client."""
 
+    def drop_connections(self, *_: Any) -> None: ...
+
     def clear_clients(self) -> None:
         """Do nothing: there is no client."""
 
