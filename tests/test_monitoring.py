@@ -17,6 +17,7 @@ import boto3
 import jsonschema
 import pytest
 import yaml
+from benchmarks import dashboard
 from conftest import ROLE, Clock, FakeSTS, outage, until
 from test_docs import PROJECT, Block, blocks_of
 
@@ -243,6 +244,20 @@ def test_alarms_and_charts_are_of_metrics_that_exist(capsys: pytest.CaptureFixtu
     assert {alarm["MetricName"] for alarm in alarms} - {"Warning"} == set(re.findall(r"`(\w+)`(?: ≥| >)", table))
 
 
+def test_a_simulated_outage_is_in_the_metrics() -> None:
+    """In the simulation that the dashboard shows, an outage fails refreshes, and no request of valid credentials."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dashboard, "OUTAGE", range(40, 54))
+        documents = dashboard.simulate(minutes=64)
+
+    metrics = [metrics_of(json.dumps(document)) for _, document in documents]
+    failed = {minute for (minute, _), found in zip(documents, metrics, strict=True) if found["AssumeRoleFailure", ()]}
+    assert failed
+    assert failed <= set(range(40, 54))
+    assert sum(found["AssumeRole", ()] for found in metrics) >= 24
+    assert all(("Refusal", ()) not in found for found in metrics)
+
+
 # The log.
 
 
@@ -275,6 +290,14 @@ def test_the_filter_finds_the_warning_of_an_outage(warning: logging.LogRecord) -
     assert ROLE in record["message"]
     assert not matches(record | {"level": "DEBUG"})
     assert not matches(record | {"logger": "handler"})
+
+
+def test_the_pattern_for_plain_text_finds_the_same_warning(warning: logging.LogRecord) -> None:
+    """In Lambda's text log, the WARNING of an outage contains all terms of the page's pattern."""
+    terms = re.findall('"(.*?)"', block("text", "[WARNING]").text)
+    line = f"[{warning.levelname}]\t2026-11-25T12:00:00.000Z\tREQUEST\t{warning.getMessage()}"
+    assert len(terms) == 2
+    assert all(term in line for term in terms)
 
 
 # CloudTrail.
