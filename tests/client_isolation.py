@@ -483,6 +483,7 @@ class Program:
             ],
             "dynamodb": [
                 lambda: client.get_item(TableName=name, Key=item),
+                lambda: client.batch_get_item(RequestItems={name: {"Keys": [item]}, f"{name}-2": {"Keys": [item]}}),
                 lambda: client.put_item(TableName=name, Item=item),
             ],
             "sqs": [lambda: client.get_queue_attributes(QueueUrl=queue), lambda: client.purge_queue(QueueUrl=queue)],

@@ -233,3 +233,15 @@ def test_a_list_of_tables() -> None:
         written = client.batch_write_item(RequestItems={"orders": orders, "invoices": invoices})
         assert written["UnprocessedItems"] == {}
     assert client.scan(TableName="orders")["Count"] == 1
+
+
+def test_parameters_that_cannot_be_cached_are_botocores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter that can't be a key of the small cache reaches botocore's own method unchanged."""
+    client = boto3.client("s3")
+    parameters = {"Region": "eu-west-1", "Bucket": {"of": "another type"}}
+    received: list[Any] = []
+    monkeypatch.setattr(EndpointProvider, _CACHED_METHOD, lambda self, **given: received.append(given))
+
+    share_endpoint_rules(client)._ruleset_resolver._provider.resolve_endpoint(**parameters)
+
+    assert received == [parameters]

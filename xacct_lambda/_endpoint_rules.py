@@ -68,12 +68,18 @@ class _CachingProvider(EndpointProvider):  # type: ignore[misc, unused-ignore] #
 
     def __init__(self, provider: EndpointProvider) -> None:
         vars(self).update(vars(provider))
+        botocores = getattr(provider, _CACHED_METHOD)
         # Of the client's own: a hook that changes the properties of an endpoint must not change another role's.
-        cached = functools.lru_cache(_MAX_ENDPOINTS)(getattr(provider, _CACHED_METHOD))
+        cached = functools.lru_cache(_MAX_ENDPOINTS)(botocores)
 
         @functools.wraps(cached)
         def resolve(**parameters: Any) -> Any:
             # A list can't be a key of a cache. DynamoDB's batch requests have a list of tables.
-            return cached(**{name: tuple(item) if type(item) is list else item for name, item in parameters.items()})
+            keys = {name: tuple(item) if isinstance(item, list) else item for name, item in parameters.items()}
+            try:
+                return cached(**keys)
+            except TypeError:
+                # Another type that can't be a key: what to do with it is for botocore to decide.
+                return botocores(**parameters)
 
         setattr(self, _CACHED_METHOD, resolve)
