@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.iam_oracle.calls import answer
+from tests.iam_oracle.generated import generated_policies
 from xacct_lambda import assume_role
 from xacct_lambda.__main__ import main
 from xacct_lambda.cli.policy import _as_expression
 from xacct_lambda.exceptions import ConfigurationError
-from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
+from xacct_lambda.policy import permissions_policy, policy_size, statements_of, trust_policy
 
 ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
 OTHER_ROLE = "arn:aws-us-gov:iam::333333333333:role/teams/orders/Reader"
@@ -95,11 +97,133 @@ def test_external_id_is_demanded_of_assume_role():
 
 
 def test_external_id_is_not_asked_of_other_actions():
-    """The external ID is a condition key of AssumeRole alone, so the statements beside it leave it out."""
+    """The external ID is a condition key of AssumeRole only, so the other statements leave it out."""
     assert conditions(trust_policy(EXECUTION_ROLE, external_id="our-id", source_identity="alice")) == {
-        "sts:AssumeRole": {"StringEquals": {"sts:ExternalId": "our-id"}},
+        "sts:AssumeRole": {"StringEquals": {"sts:ExternalId": "our-id", "sts:SourceIdentity": "alice"}},
         "sts:SetSourceIdentity": {"StringEquals": {"sts:SourceIdentity": "alice"}},
     }
+
+
+@pytest.mark.parametrize(
+    ("source_identity", "condition"),
+    [
+        ("alice", {"StringEquals": {"sts:SourceIdentity": "alice"}}),
+        ("*", {"StringLike": {"sts:SourceIdentity": "?*"}}),
+    ],
+)
+def test_source_identity_is_required(source_identity, condition):
+    """A call without a source identity needs no SetSourceIdentity, so the trust policy requires it of AssumeRole."""
+    assert conditions(trust_policy(EXECUTION_ROLE, source_identity=source_identity))["sts:AssumeRole"] == condition
+    assert conditions(permissions_policy(ROLE, source_identity=source_identity))["sts:AssumeRole"] is None
+
+
+def test_the_callers_statement_is_bound_by_the_external_id():
+    """With an external ID, the execution role may assume the role only with it, and no other statement is bound."""
+    assert conditions(permissions_policy(ROLE, external_id="our-id", tags={"team": "*"})) == {
+        "sts:AssumeRole": {"StringEquals": {"sts:ExternalId": "our-id"}},
+        "sts:TagSession": {
+            "StringLike": {"aws:RequestTag/team": "*"},
+            "ForAllValues:StringEquals": {"aws:TagKeys": ["team"]},
+        },
+    }
+
+
+def test_a_transitive_tag_key_is_required():
+    """A call must set the key as transitive, and may set no other one; the caller's side limits it to that key."""
+    options = {"tags": {"team": "orders", "stage": "prod"}, "transitive_tag_keys": ["team"]}
+    only = {"aws:TagKeys": ["team", "stage"], "sts:TransitiveTagKeys": ["team"]}
+    trust = conditions(trust_policy(EXECUTION_ROLE, **options))
+
+    assert trust["sts:AssumeRole"]["ForAnyValue:StringEquals"] == {"sts:TransitiveTagKeys": ["team"]}
+    assert trust["sts:TagSession"]["ForAllValues:StringEquals"] == only
+    permissions = conditions(permissions_policy(ROLE, **options))
+    assert permissions["sts:AssumeRole"] is None
+    assert permissions["sts:TagSession"]["ForAllValues:StringEquals"] == only
+
+
+def test_several_transitive_tag_keys_are_required():
+    """An Allow can't require several values of one key, so there is a Deny for each key that isn't transitive."""
+    options = {"tags": {"team": "orders", "stage": "prod"}, "transitive_tag_keys": ["team", "stage"]}
+
+    assert trust_policy(EXECUTION_ROLE, **options)["Statement"][2:] == [
+        {
+            "Effect": "Deny",
+            "Principal": {"AWS": EXECUTION_ROLE},
+            "Action": "sts:AssumeRole",
+            "Condition": {"ForAllValues:StringNotEquals": {"sts:TransitiveTagKeys": [key]}},
+        }
+        for key in ("stage", "team")
+    ]
+
+
+def test_a_transitive_tag_key_among_any_tags():
+    """If any tags are allowed, a transitive one need not be named among them."""
+    policy = trust_policy(EXECUTION_ROLE, tags={"*": "*"}, transitive_tag_keys=["team"])
+
+    assert conditions(policy) == {
+        "sts:AssumeRole": {"ForAnyValue:StringEquals": {"sts:TransitiveTagKeys": ["team"]}},
+        "sts:TagSession": {"ForAllValues:StringEquals": {"sts:TransitiveTagKeys": ["team"]}},
+    }
+
+
+def test_a_role_of_every_account():
+    """The caller's side may name a role in every account of an organization, and only with the organization."""
+    pattern = "arn:aws:iam::*:role/audit/Auditor"
+
+    assert permissions_policy(pattern, resource_organization_id="o-a1b2c3d4e5", source_identity="alice")[
+        "Statement"
+    ] == [
+        {
+            "Effect": "Allow",
+            "Action": "sts:AssumeRole",
+            "Resource": pattern,
+            "Condition": {"StringEquals": {"aws:ResourceOrgID": "o-a1b2c3d4e5"}},
+        },
+        {
+            "Effect": "Allow",
+            "Action": "sts:SetSourceIdentity",
+            "Resource": pattern,
+            "Condition": {"StringEquals": {"aws:ResourceOrgID": "o-a1b2c3d4e5", "sts:SourceIdentity": "alice"}},
+        },
+    ]
+    with pytest.raises(ConfigurationError, match=r"is needed for .*: without it, the role could be in"):
+        permissions_policy(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "arn:aws:iam::*:role/audit/*",
+        "arn:aws:iam::2*:role/Auditor",
+        "arn:*:iam::*:role/Auditor",
+        "arn:aws:iam::*:user/me",
+        "arn:aws:iam::*:role/",
+        "*",
+    ],
+)
+def test_other_patterns_of_roles_are_refused(pattern):
+    """The account may be a wildcard; the partition, the path and the name may not."""
+    with pytest.raises(ConfigurationError, match="role"):
+        permissions_policy(pattern, resource_organization_id="o-a1b2c3d4e5")
+
+
+def test_an_organization_of_the_role_without_a_pattern():
+    """The organization also limits roles whose accounts are named."""
+    assert conditions(permissions_policy(ROLE, resource_organization_id="o-a1b2c3d4e5")) == {
+        "sts:AssumeRole": {"StringEquals": {"aws:ResourceOrgID": "o-a1b2c3d4e5"}}
+    }
+
+
+def test_large_policies_warn():
+    """A policy over IAM's default quota is returned, with a warning that says both sizes."""
+    tags = {f"{number:0>20}": "v" * 20 for number in range(20)}
+    roles = [f"arn:aws:iam::{number:0>12}:role/Reader" for number in range(300)]
+
+    with pytest.warns(UserWarning, match=r"the trust policy has \d,\d{3} characters, and IAM's default quota is 2,048"):
+        trust_policy(EXECUTION_ROLE, tags=tags)
+    with pytest.warns(UserWarning, match=r"the permissions policy has 1\d,\d{3} characters, and IAM's .* is 10,240"):
+        permissions_policy(roles)
+    assert policy_size({"a": ["b c"]}) == len('{"a":["b c"]}')
 
 
 def test_organization_is_demanded_of_every_action():
@@ -225,6 +349,8 @@ def test_what_is_no_principal(principal_arn, said):
         ("organization_id", "o-SHORT"),
         ("source_identity", "not an identity"),
         ("tags", {"aws:team": "orders"}),
+        ("tags", ["team"]),
+        ("transitive_tag_keys", ["team"]),
     ],
 )
 def test_arguments_that_sts_would_refuse(argument, value):
@@ -232,6 +358,28 @@ def test_arguments_that_sts_would_refuse(argument, value):
     with pytest.raises(ConfigurationError) as refused:
         trust_policy(EXECUTION_ROLE, **{argument: value})
     assert refused.value.argument == argument
+
+
+@pytest.mark.parametrize(("argument", "value"), [("external_id", "not an ID"), ("resource_organization_id", "o-SHORT")])
+def test_arguments_of_the_callers_side(argument, value):
+    """The caller's policy refuses the same values, under the argument's name."""
+    with pytest.raises(ConfigurationError) as refused:
+        permissions_policy(ROLE, **{argument: value})
+    assert refused.value.argument == argument
+
+
+def test_generated_policies_require_what_they_are_meant_to():
+    """The test AWS grants the call that sends what is required, and refuses each call with one mistake."""
+    expectations = [expectation for group in generated_policies(100, seed=3) for expectation in group]
+
+    wrong = [
+        (expectation.mistake, answer(expectation.call).reason)
+        for expectation in expectations
+        if answer(expectation.call).is_granted != (expectation.mistake is None)
+    ]
+
+    assert wrong == []
+    assert len(expectations) > 700
 
 
 def command(*arguments: str) -> int:
