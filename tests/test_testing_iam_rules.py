@@ -133,6 +133,13 @@ def test_what_aws_does_not_document_of_resources(pattern):
     assert not judged(allow(NotResource=pattern)).allowed
 
 
+def test_a_short_arn_in_not_resource():
+    """Which resources a short ARN leaves out isn't documented, so a ``NotResource`` with one isn't evaluated."""
+    assert "a short ARN" in judged(allow(NotResource=["arn:aws:s3", "arn:aws:sqs:*:*:*"])).failures[0]
+    assert judged(allow(), deny(NotResource="arn:aws:iam*/Writer")).denied
+    assert judged(allow(), deny(NotResource="arn:aws:iam")).allowed
+
+
 def test_a_deny_beats_any_allow():
     """An explicit Deny wins, wherever it stands."""
     verdict = judged(deny(Principal="*"), allow(Principal="*"))
@@ -198,7 +205,7 @@ CONTEXT = {
         ("StringEquals", "sts:ExternalId", "${aws:RequestTag/team, 'orders'}-1", True),
         ("StringLike", "sts:ExternalId", "orders${*}", False),
         ("StringEquals", "aws:PrincipalTag/team", "${aws:PrincipalTag/team}", True),
-        ("ArnLike", "aws:PrincipalArn", "arn:aws:iam::${aws:PrincipalAccount}:role/*", True),
+        ("ArnLike", "aws:PrincipalArn", "arn:aws:iam::111111111111:role/*/${aws:RequestTag/role, 'fn'}-role", True),
         ("Null", "sts:ExternalId", "false", True),
         ("Null", "sts:SourceIdentity", "true", True),
         ("ForAllValues:StringEquals", "aws:TagKeys", ["team", "stage"], True),
@@ -243,7 +250,7 @@ UNEVALUATED = [
     {"DateLessThan": {"aws:CurrentTime": "tomorrow"}},
     {"ArnNotLike": {"aws:PrincipalArn": "arn:*"}},
     {"ArnLike": {"sts:ExternalId": "arn:aws:iam::*:role/*"}},
-    {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/${aws:PrincipalArn}"}},
+    {"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::${aws:PrincipalAccount}:role/*"}},
     {"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/${aws:username}"}},
     {"Bool": {"sts:ExternalId": "yes"}},
     {"ForAnyValue:Null": {"aws:TagKeys": "false"}},
@@ -289,6 +296,8 @@ def test_an_older_version_has_no_variables():
         ({"NotResource": "arn:aws:iam::*:role/${aws:PrincipalTag/team}/*"}, False),
         ({"NotResource": "arn:aws:iam::*:role/${aws:PrincipalTag/stage}/*"}, False),
         ({"NotResource": "arn:aws:iam::*:role/x${aws:PrincipalTag/team}/*"}, True),
+        ({"Resource": "arn:aws:iam::${aws:PrincipalTag/account, '222222222222'}:role/*"}, False),
+        ({"NotResource": "arn:aws:iam::${aws:PrincipalTag/account, '333333333333'}:role/*"}, False),
     ],
 )
 def test_variables_in_resources(element, allowed):

@@ -239,7 +239,7 @@ def test_the_functions_arn_is_a_key_of_identity_policies():
         ("sts:RoleSessionName", "fn", {"tags": {"team": "a"}}, "sts:TagSession"),
         ("sts:SourceIdentity", "me", {"tags": {"team": "a"}, "source_identity": "me"}, "sts:TagSession"),
         ("sts:ExternalId", "orders-1", {"source_identity": "me", "external_id": "orders-1"}, "sts:SetSourceIdentity"),
-        ("aws:RequestTag/team", "a", {"source_identity": "me", "tags": {"team": "a"}}, "sts:SetSourceIdentity"),
+        ("sts:RoleSessionName", "fn", {"source_identity": "me"}, "sts:SetSourceIdentity"),
     ],
 )
 def test_each_action_has_its_own_keys(key, value, parameters, action):
@@ -263,6 +263,34 @@ def test_tags_and_source_identity_take_an_action_of_their_own(parameters, action
 
     assert f"is not authorized to perform: {action} on resource: {ROLE}" in refusal(**arrangement, **parameters).message
     assert refusal(trust=trusting(action=["sts:AssumeRole", action]), **parameters) is None
+
+
+@pytest.mark.parametrize("operator", ["StringEquals", "StringNotEquals"])
+def test_request_tags_of_another_action(operator):
+    """Whether sts:SetSourceIdentity has the keys of the request's tags isn't documented, so they aren't evaluated."""
+    actions = [
+        {"Action": ["sts:AssumeRole", "sts:TagSession"]},
+        {"Action": "sts:SetSourceIdentity", "Condition": {operator: {"aws:RequestTag/team": "a"}}},
+    ]
+    statements = [{"Effect": "Allow", "Principal": {"AWS": "*"}, **elements} for elements in actions]
+    trust = json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+    refused = refusal(trust=trust, tags={"team": "a"}, source_identity="me")
+
+    assert f"its condition {operator} on aws:RequestTag/team isn't evaluated" in refused.reason
+
+
+def test_at_home_the_trust_policy_might_have_been_enough():
+    """In the role's own account, a refusal for want of permissions also says why the trust policy isn't enough."""
+    trust = trusting(FUNCTION.principal_arn, Condition={"StringEquals": {"sts:ExternalId": "secret"}})
+
+    refused = refusal(permissions=None, trust=json.dumps(both_of(trust, trusting())), role_arn=NEIGHBOUR)
+
+    assert "would be enough if it named the caller, but statement 1: its condition StringEquals on" in refused.reason
+
+
+def both_of(*policies: str) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": [json.loads(policy)["Statement"] for policy in policies]}
 
 
 def test_provided_contexts_take_an_action_of_their_own():

@@ -228,6 +228,11 @@ def _arn_parts(tokens: Iterable[_Token]) -> list[list[_Token]]:
     return parts
 
 
+def _has_early_variable(parts: list[list[_Token]]) -> bool:
+    """Return whether an ARN has a variable before its fifth colon, where IAM doesn't replace it in a resource."""
+    return any(token.is_variable for part in parts[: _ARN_PARTS - 1] for token in part)
+
+
 def _matches_parts(parts: list[list[_Token]], arn: str, flags: int = 0) -> bool:
     """Return whether each part of an ARN matches the same part of a pattern."""
     values = arn.split(":", _ARN_PARTS - 1)
@@ -269,8 +274,14 @@ class _Evaluation:
         matches = self._same_in_all_contexts(
             lambda context: _any(self._resource_matches(pattern, context) for pattern in as_list(statement[element]))
         )
-        if matches is None:
-            hint = self._variables_hint(shown) or " (upper and lower case, or a wildcard that stands for a colon)"
+        is_short = any(
+            pattern != "*" and pattern.count(":") < _ARN_PARTS - 1 for pattern in as_list(statement[element])
+        )
+        if matches is None or (matches is False and element == "NotResource" and is_short):
+            hint = (
+                self._variables_hint(shown)
+                or " (upper and lower case, a short ARN, or a wildcard that stands for a colon)"
+            )
             return _not_evaluated(f"its {element} {shown}{hint}")
         if matches == (element == "Resource"):
             return _Outcome(applies=True)
@@ -339,8 +350,8 @@ class _Evaluation:
         tokens = self._tokens(pattern, context)
         if tokens is None:
             return None
-        # IAM fills the parts that a short ARN leaves out.
         parts = _arn_parts(tokens)
+        # IAM fills the parts that a short ARN leaves out.
         parts += [[_Token("*", is_wildcard=True)]] * (_ARN_PARTS - len(parts))
         resource = self._call.resource
         strict = pattern == "*" or _matches_parts(parts, resource)
@@ -386,9 +397,9 @@ class _Evaluation:
 
     def arn(self, pattern: str, value: str, context: Context) -> bool | None:
         tokens = self._tokens(pattern, context)
-        if tokens is None or any(token.is_variable and ":" in token.text for token in tokens):
+        parts = [] if tokens is None else _arn_parts(tokens)
+        if _has_early_variable(parts):
             return None
-        parts = _arn_parts(tokens)
         # AWS doesn't document what a text that is no ARN matches.
         is_arn = len(parts) == _ARN_PARTS <= value.count(":") + 1
         return _matches_parts(parts, value) if is_arn else None

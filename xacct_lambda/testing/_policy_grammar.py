@@ -235,6 +235,14 @@ def _check_resource(statement: Mapping[str, Any], where: str) -> None:
             raise MalformedPolicyError(
                 f'{where}: the resource {resource!r} is invalid: it must be an ARN, with a service, or "*"'
             )
+        if "${" in ":".join(_without_variable_colons(resource).split(":")[:5]):
+            raise MalformedPolicyError(
+                f"{where}: the resource {resource!r} is invalid: a variable can be used only after the fifth colon"
+            )
+
+
+def _without_variable_colons(resource: str) -> str:
+    return re.sub(r"\$\{[^}]*\}", "${}", resource)
 
 
 def _check_principal(statement: Mapping[str, Any], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -147,11 +147,10 @@ def contexts(
 ) -> tuple[Context, ...]:
     """Return the condition keys of one action, with their values.
 
-    If the caller's session hands on transitive tags, there are two possibilities: AWS doesn't document whether they
-    count as tags of the request.
+    There may be several possibilities, because AWS leaves two questions open: whether transitive tags of the caller's
+    session count as tags of the request, and whether sts:SetSourceIdentity has the keys of the request's tags.
     """
     organization = _some(surroundings.organization_id)
-    source_identity = caller.source_identity or parameters.source_identity
     owner = parameters.role_arn.split(":")[4]
     general: dict[str, tuple[str, ...]] = {
         **dict.fromkeys(_ABSENT_KEYS, ()),
@@ -176,23 +175,29 @@ def contexts(
         **_tag_keys("iam:resourcetag", role.tags if role else {}),
     }
 
-    def of_action(tags: Mapping[str, str], transitive_tag_keys: Iterable[str]) -> Context:
-        values = {
-            "aws:tagkeys": tuple(tags),
-            "sts:externalid": _some(parameters.external_id),
-            "sts:rolesessionname": (parameters.role_session_name,),
-            "sts:sourceidentity": _some(source_identity),
-            "sts:transitivetagkeys": tuple(transitive_tag_keys),
-        }
-        keys = _KEYS_OF_ACTIONS[action]
-        request_tags = _tag_keys("aws:requesttag", tags) if "aws:tagkeys" in keys else {}
-        return general | {key: values[key] for key in keys} | request_tags
-
-    sent = of_action(parameters.tags, parameters.transitive_tag_keys)
-    if not caller.transitive_tags:
-        return (sent,)
-    inherited = dict(caller.transitive_tags)
-    return sent, of_action(parameters.tags | inherited, {**dict.fromkeys(parameters.transitive_tag_keys), **inherited})
+    own_keys = _KEYS_OF_ACTIONS[action]
+    values = {
+        "sts:externalid": _some(parameters.external_id),
+        "sts:rolesessionname": (parameters.role_session_name,),
+        "sts:sourceidentity": _some(caller.source_identity or parameters.source_identity),
+    }
+    possible_tags = [(parameters.tags, parameters.transitive_tag_keys)]
+    if caller.transitive_tags:
+        possible_tags.append(
+            (
+                parameters.tags | dict(caller.transitive_tags),
+                tuple(dict.fromkeys((*parameters.transitive_tag_keys, *caller.transitive_tags))),
+            )
+        )
+    if "aws:tagkeys" not in own_keys:
+        possible_tags.insert(0, ({}, ()))
+    return tuple(
+        general
+        | {key: values[key] for key in own_keys if key in values}
+        | {"aws:tagkeys": tuple(tags), **_tag_keys("aws:requesttag", tags)}
+        | {"sts:transitivetagkeys": transitive_tag_keys if "sts:transitivetagkeys" in own_keys else ()}
+        for tags, transitive_tag_keys in possible_tags
+    )
 
 
 def _some(value: str | None) -> tuple[str, ...]:
@@ -302,6 +307,10 @@ def _refusal(call: Call, permissions: Permissions, role: Role | None) -> tuple[s
         if not is_allowed:
             verb = "don't" if name == ours else "doesn't"
             problem = "; ".join(verdict.failures) or "no statement allows it"
+            if is_home and verdict is identity and trust.failures:
+                # It may be the trust policy that should have been enough.
+                problem += f". In its own account, {theirs} would be enough if it named the caller, but "
+                problem += "; ".join(trust.failures)
             return (
                 f"because no {kind} allows the {call.action} action",
                 f"{name} {verb} allow {call.action} on {call.resource}: {problem}",
