@@ -70,7 +70,7 @@ class AssumeRoleCall:
     error_code: str | None = None
     """STS's error code, None if the role was assumed."""
     reason: str | None = None
-    """Why STS refused, which AWS mostly keeps to itself: the statement, and the part of it that failed."""
+    """Why STS refused, which AWS mostly keeps to itself. It names the statement and the part of it that failed."""
 
 
 class CrossAccountAWS:
@@ -136,7 +136,7 @@ class CrossAccountAWS:
         self._organization_id = organization_id
         self._strict = strict
         self._faults = FaultState()
-        self.sts = STSFaults(self._faults)
+        self.sts = STSFaults(self._faults, self._entered)
         self.assumed = []
         self.refused = []
         self._sessions: dict[str, boto3.Session] = {}
@@ -162,7 +162,6 @@ class CrossAccountAWS:
             stack.enter_context(patch.object(clock, "ahead", 0.0))
             stack.callback(self._faults.reset)
             self._accounts = accounts
-            self.sts.attach(accounts)
             self._sessions.clear()
             self.assumed.clear()
             self.refused.clear()

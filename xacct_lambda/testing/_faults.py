@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,9 +38,9 @@ class STSFaults:
     A fault of credentials applies to all credentials that AssumeRole issued so far. The function's own stay valid.
     """
 
-    def __init__(self, state: FaultState) -> None:
+    def __init__(self, state: FaultState, accounts: Callable[[], Accounts]) -> None:
         self._state = state
-        self._accounts: Accounts | None = None
+        self._accounts = accounts
 
     def unavailable(self) -> AbstractContextManager[None]:
         """Have AssumeRole give no answer from now on, to the end of a ``with`` block or of the test.
@@ -71,7 +72,7 @@ class STSFaults:
         Raises:
             ConfigurationError: The ``CrossAccountAWS`` isn't entered.
         """
-        self._entered().expire()
+        self._accounts().expire()
 
     def revoke(self, role_arn: str) -> None:
         """Have services no longer know the role's credentials, as if the role was deleted and created again.
@@ -82,7 +83,7 @@ class STSFaults:
             ConfigurationError: Not the ARN of a role, or the ``CrossAccountAWS`` isn't entered.
         """
         role_arn_parts(role_arn)
-        self._entered().revoke(role_arn)
+        self._accounts().revoke(role_arn)
 
     def advance(self, seconds: float | timedelta) -> None:
         """Move the time of STS and of the library forward, as between events: no context runs out.
@@ -102,15 +103,6 @@ class STSFaults:
         track_cache(_sessions.default_cache)
         clock.ahead += step.total_seconds()
         self._state.ahead += step
-
-    def attach(self, accounts: Accounts) -> None:
-        """Let the faults act on these accounts."""
-        self._accounts = accounts
-
-    def _entered(self) -> Accounts:
-        if self._accounts is None:
-            raise ConfigurationError("CrossAccountAWS", "enter it first: `with CrossAccountAWS() as aws`")
-        return self._accounts
 
 
 class _Outage(AbstractContextManager[None]):
