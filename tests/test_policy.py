@@ -49,6 +49,13 @@ ARTICLE_TRUST = """
 """
 
 
+AUDITOR = [
+    *("--role-arn", "arn:aws:iam::*:role/audit/Auditor", "--resource-organization-id", "o-a1b2c3d4e5"),
+    *("--external-id", "our-id", "--bind-external-id", "--source-identity", "alice"),
+    *("--tag", "team", "--transitive-tag-key", "team"),
+]
+
+
 def conditions(policy: dict[str, Any]) -> dict[str, Any]:
     """Return the condition of each action."""
     statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
@@ -572,6 +579,13 @@ def test_plan_shows_no_secret():
         (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION, as in"),
         (["--from-handler", ":handler"], "is not MODULE:FUNCTION, as in"),
         (["--role-arn", "arn:aws-cn:iam::222222222222:role/Reader"], "in another partition"),
+        (["--role-arn", ROLE, "--bind-external-id"], "--bind-external-id: needs --external-id"),
+        (["--role-arn", ROLE, "--transitive-tag-key", "team"], "--transitive-tag-key: 'team' is not a key of tags"),
+        (["--role-arn", "arn:aws:iam::*:role/Auditor"], "--resource-organization-id: is needed for arn:aws:iam::*"),
+        (
+            [*AUDITOR, "--format", "terraform"],
+            "--format: terraform needs the account of each role",
+        ),
         (["--role-arn", "Reader"], "is not the ARN of a role"),
     ],
 )
@@ -583,6 +597,74 @@ def test_command_refuses_with_status_2(capsys, monkeypatch, options, said):
     assert printed.out == ""
     assert printed.err.startswith("xacct-lambda policy: ")
     assert said in printed.err
+
+
+def test_command_passes_its_options_on(capsys):
+    """The documents are those of the two functions with the same options; the role's account may be any."""
+    assert command(*AUDITOR) == 0
+
+    options = {
+        "external_id": "our-id",
+        "source_identity": "alice",
+        "tags": {"team": "*"},
+        "transitive_tag_keys": ["team"],
+    }
+    permissions = permissions_policy(AUDITOR[1], resource_organization_id="o-a1b2c3d4e5", **options)
+    assert capsys.readouterr().out == (
+        "# Account 111111111111: add to the policies of the role my-lambda-execution-role\n"
+        f"{json.dumps(permissions, indent=2)}\n\n"
+        "# Each account with the role: the trust policy of the role Auditor\n"
+        f"{json.dumps(trust_policy(EXECUTION_ROLE, **options), indent=2)}\n"
+    )
+
+
+def test_one_template_for_every_account(capsys):
+    """If a role's account may be any, each stack but the function's own creates the role."""
+    assert command(*AUDITOR, "--format", "cloudformation") == 0
+
+    template = capsys.readouterr().out
+    assert "  OtherAccount: !Not [!Condition Account111111111111]\n" in template
+    assert (
+        '    Condition: OtherAccount\n    Properties:\n      RoleName: "Auditor"\n      Path: "/audit/"\n' in template
+    )
+
+
+def test_the_callers_statement_is_bound_if_asked(capsys):
+    """Without ``--bind-external-id``, the external ID is only in the trust policy."""
+    assert command("--role-arn", ROLE, "--external-id", "our-id", "--format", "json") == 0
+
+    assert json.loads(capsys.readouterr().out)["permissions_policy"] == permissions_policy(ROLE)
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (
+            [option for n in range(300) for option in ("--role-arn", f"arn:aws:iam::{n:0>12}:role/Reader")],
+            "the permissions policy of the role my-lambda-execution-role has 1",
+        ),
+        (
+            ["--role-arn", ROLE, *[option for n in range(20) for option in ("--tag", f"{n:0>20}={'v' * 20}")]],
+            f"the trust policy of {ROLE} has ",
+        ),
+        (
+            [
+                *("--format", "cloudformation"),
+                *(option for n in range(120) for option in ("--role-arn", f"arn:aws:iam::{n:0>12}:role/Reader")),
+            ],
+            "bytes. CloudFormation accepts 51,200 bytes, so upload it to S3 first",
+        ),
+    ],
+    ids=["permissions", "trust", "template"],
+)
+def test_command_warns_at_the_limits(capsys, options, warning):
+    """Over a limit of IAM or CloudFormation, the documents are printed, with a warning on standard error."""
+    assert command(*options) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out
+    [line] = [line for line in printed.err.splitlines() if warning in line]
+    assert line.startswith("xacct-lambda policy: warning: the ")
 
 
 VARIANTS = [
@@ -600,7 +682,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize("options", [*VARIANTS, pytest.param(AUDITOR, id="any account")])
 def test_cloudformation_passes_cfn_lint(capsys, options):
     """The CloudFormation template passes cfn-lint, warnings included."""
     cfnlint = pytest.importorskip("cfnlint.api")

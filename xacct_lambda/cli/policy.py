@@ -9,17 +9,30 @@ import operator
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from xacct_lambda._decorator import RoleUsage
-from xacct_lambda._request import role_arn_parts
+from xacct_lambda._request import RoleARN, role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
-from xacct_lambda.policy import permissions_policy, statements_of, trust_policy
+from xacct_lambda.policy import (
+    INLINE_POLICIES_SIZE,
+    TRUST_POLICY_SIZE,
+    permissions_policy,
+    policy_size,
+    statements_of,
+    trust_policy,
+)
 
 HELP: Final = "print the permissions policy of the execution role and the trust policy of the role it assumes"
 
 _NAME: Final = "xacct-lambda"
+_ANY_ACCOUNT: Final = "*"
+_USER_POLICIES_SIZE: Final = 2048
+"""Characters of all inline policies of an IAM user together."""
+_TEMPLATE_SIZE: Final = 51_200
+"""Bytes of a CloudFormation template that isn't uploaded to S3 first."""
 _ANY_TAG: Final = "*"
 """The key of a handler's tags that depend on the event."""
 
@@ -36,14 +49,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--execution-role-arn", metavar="ARN", required=True, help="the function's execution role, with its path"
     )
     parser.add_argument("--external-id", metavar="ID", help="external ID to require")
-    parser.add_argument("--organization-id", metavar="ID", help="AWS organization of the caller to require")
-    parser.add_argument("--source-identity", metavar="NAME", help="source identity to allow; * for any")
+    parser.add_argument(
+        "--bind-external-id",
+        action="store_true",
+        help="let the execution role, too, assume the role only with the external ID",
+    )
+    parser.add_argument("--organization-id", metavar="ID", help="AWS organization of the function's account to require")
+    parser.add_argument(
+        "--resource-organization-id",
+        metavar="ID",
+        help="AWS organization of the role's account; with it, the account of a role may be *",
+    )
+    parser.add_argument("--source-identity", metavar="NAME", help="source identity to require; * for any")
     parser.add_argument(
         "--tag",
         metavar="KEY[=VALUE]",
         action="append",
         default=[],
         help="session tag to require, with any value if none is given; * for any tags; may be repeated",
+    )
+    parser.add_argument(
+        "--transitive-tag-key",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="session tag to require as transitive; may be repeated",
     )
     parser.add_argument(
         "--format", choices=sorted(_FORMATS), default="text", help="output format; default: %(default)s"
@@ -53,12 +83,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the policies."""
     try:
-        print(_FORMATS[arguments.format](_policies(arguments)))
+        with warnings.catch_warnings():
+            # The sizes that count are those of the joined policies.
+            warnings.simplefilter("ignore", UserWarning)
+            policies = _policies(arguments)
+        output = _FORMATS[arguments.format](policies)
     except ConfigurationError as error:
         option = _OPTION_NAMES.get(error.argument, f"--{error.argument.strip('-').replace('_', '-')}")
         print(f"xacct-lambda policy: {option}: {error.problem}", file=sys.stderr)
         return 2
+    print(output)
+    for warning in _size_warnings(policies, output if arguments.format == "cloudformation" else ""):
+        print(f"xacct-lambda policy: warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _size_warnings(policies: _Policies, template: str) -> Iterator[str]:
+    kind, name = _principal(policies)
+    sizes = [
+        (f"the permissions policy of the {kind} {name}", policies.permissions, _INLINE_SIZES[kind]),
+        *((f"the trust policy of {arn}", document, TRUST_POLICY_SIZE) for arn, document in policies.trust.items()),
+    ]
+    for what, document, quota in sizes:
+        if policy_size(document) > quota:
+            yield f"{what} has {policy_size(document):,} characters, and IAM's default quota is {quota:,}"
+    if len(template.encode()) > _TEMPLATE_SIZE:
+        yield (
+            f"the template has {len(template.encode()):,} bytes. CloudFormation accepts {_TEMPLATE_SIZE:,} bytes, so "
+            "upload it to S3 first (aws cloudformation deploy --s3-bucket)"
+        )
 
 
 class _Policies(NamedTuple):
@@ -70,15 +123,22 @@ class _Policies(NamedTuple):
 
 def _policies(arguments: argparse.Namespace) -> _Policies:
     principal_arn = arguments.execution_role_arn
+    is_bound = arguments.bind_external_id
+    if is_bound and arguments.external_id is None:
+        raise ConfigurationError("--bind-external-id", "needs --external-id")
     roles = _roles_from_arguments(arguments) if arguments.from_handler is None else _roles_from_handler(arguments)
     trust: dict[str, list[Any]] = {}
-    roles_by_session_attributes: dict[tuple[str | None, frozenset[tuple[str, str]]], list[RoleUsage]] = {}
+    roles_by_session_attributes: dict[tuple[str | None, frozenset[tuple[str, str]], bool], list[RoleUsage]] = {}
     for role in roles:
         if role.sends_external_id and arguments.external_id is None:
             raise ConfigurationError(
                 "--external-id", f"is required: the handler sends one for {role.role_arn}, and tools can't read it"
             )
-        session_attributes = role.source_identity, frozenset(role.tags.items())
+        session_attributes = (
+            role.source_identity,
+            frozenset(role.tags.items()),
+            is_bound and role.sends_external_id,
+        )
         roles_by_session_attributes.setdefault(session_attributes, []).append(role)
         trust.setdefault(str(role.role_arn), []).append(
             trust_policy(
@@ -87,16 +147,22 @@ def _policies(arguments: argparse.Namespace) -> _Policies:
                 organization_id=arguments.organization_id,
                 source_identity=role.source_identity,
                 tags=role.tags,
+                transitive_tag_keys=arguments.transitive_tag_key,
             )
         )
     permissions = [
         permissions_policy(
-            [str(role.role_arn) for role in alike], source_identity=alike[0].source_identity, tags=alike[0].tags
+            [str(role.role_arn) for role in alike],
+            external_id=arguments.external_id if is_bound and alike[0].sends_external_id else None,
+            resource_organization_id=arguments.resource_organization_id,
+            source_identity=alike[0].source_identity,
+            tags=alike[0].tags,
+            transitive_tag_keys=arguments.transitive_tag_key,
         )
         for alike in roles_by_session_attributes.values()
     ]
     for role_arn in trust:
-        if role_arn_parts(role_arn).partition != principal_arn.split(":")[1]:
+        if _role_parts(role_arn).partition != principal_arn.split(":")[1]:
             raise ConfigurationError(
                 "--execution-role-arn", f"is in another partition than {role_arn}, and no policy can allow that"
             )
@@ -162,7 +228,12 @@ def roles_of_handler(name: str, role_arns: Iterable[str]) -> list[RoleUsage]:
     return roles
 
 
-_OPTION_NAMES: Final = {"principal_arn": "--execution-role-arn", "tags": "--tag"}
+_OPTION_NAMES: Final = {
+    "principal_arn": "--execution-role-arn",
+    "tags": "--tag",
+    "transitive_tag_keys": "--transitive-tag-key",
+}
+_INLINE_SIZES: Final = {"role": INLINE_POLICIES_SIZE, "user": _USER_POLICIES_SIZE}
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -193,6 +264,11 @@ def _account(arn: str) -> str:
     return arn.split(":")[4]
 
 
+def _role_parts(role_arn: str) -> RoleARN:
+    """Return the parts of a role's ARN, whose account may be ``*``."""
+    return role_arn_parts(role_arn.replace(f":{_ANY_ACCOUNT}:", ":000000000000:"))
+
+
 def _principal(policies: _Policies) -> tuple[str, str]:
     """Return whether the principal is a role or a user, and its name."""
     kind, _, path = policies.principal_arn.split(":")[5].partition("/")
@@ -204,7 +280,9 @@ def _heading_of_permissions(policies: _Policies) -> str:
 
 
 def _heading_of_trust(role_arn: str) -> str:
-    return f"Account {_account(role_arn)}: the trust policy of the role {role_arn_parts(role_arn).name}"
+    account = _account(role_arn)
+    where = "Each account with the role" if account == _ANY_ACCOUNT else f"Account {account}"
+    return f"{where}: the trust policy of the role {_role_parts(role_arn).name}"
 
 
 def _as_text(policies: _Policies) -> str:
@@ -226,29 +304,38 @@ def _as_document(document: Any, indent: int = 0) -> str:
 
 def _as_cloudformation(policies: _Policies) -> str:
     kind, name = _principal(policies)
+    home = _account(policies.principal_arn)
     accounts = dict.fromkeys(map(_account, [policies.principal_arn, *policies.trust]))
+    conditions = {
+        f"Account{account}": f'!Equals [!Ref AWS::AccountId, "{account}"]'
+        for account in accounts
+        if account != _ANY_ACCOUNT
+    }
+    if _ANY_ACCOUNT in accounts:
+        conditions["OtherAccount"] = f"!Not [!Condition Account{home}]"
     lines = [
         "# One template for all the accounts: each stack makes what belongs to its own. It needs CAPABILITY_NAMED_IAM.",
         'AWSTemplateFormatVersion: "2010-09-09"',
         "Conditions:",
-        *(f'  Account{account}: !Equals [!Ref AWS::AccountId, "{account}"]' for account in accounts),
+        *(f"  {name}: {expression}" for name, expression in conditions.items()),
         "Resources:",
         f"  # {_heading_of_permissions(policies)}",
         "  AssumeRolePermission:",
         f"    Type: AWS::IAM::{kind.title()}Policy",
-        f"    Condition: Account{_account(policies.principal_arn)}",
+        f"    Condition: Account{home}",
         "    Properties:",
         f"      {kind.title()}Name: {json.dumps(name)}",
         f"      PolicyName: {_NAME}",
         f"      PolicyDocument: {_as_document(policies.permissions, 6)}",
     ]
     for number, (role_arn, document) in enumerate(policies.trust.items(), 1):
-        role = role_arn_parts(role_arn)
+        role = _role_parts(role_arn)
+        account = _account(role_arn)
         lines += [
             f"  # {_heading_of_trust(role_arn)}",
             f"  AssumedRole{number}:",
             "    Type: AWS::IAM::Role",
-            f"    Condition: Account{_account(role_arn)}",
+            f"    Condition: {'OtherAccount' if account == _ANY_ACCOUNT else f'Account{account}'}",
             "    Properties:",
             f"      RoleName: {json.dumps(role.name)}",
             f"      Path: {json.dumps(role.path)}",
@@ -260,6 +347,10 @@ def _as_cloudformation(policies: _Policies) -> str:
 def _as_terraform(policies: _Policies) -> str:
     kind, name = _principal(policies)
     accounts = dict.fromkeys(map(_account, [policies.principal_arn, *policies.trust]))
+    if _ANY_ACCOUNT in accounts:
+        raise ConfigurationError(
+            "--format", "terraform needs the account of each role: use cloudformation, which a stack set deploys to all"
+        )
     blocks = [
         f"""provider "aws" {{
   alias               = "account_{account}"
