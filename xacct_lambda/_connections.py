@@ -113,8 +113,9 @@ class ConnectionPools:
 
     def load_trust_stores(self) -> None:
         """Load what the clients created so far need for their first TLS connection."""
-        if self._loading:
-            self._loading.thread.join()
+        loading = self._loading
+        if loading:
+            loading.thread.join()
             self._loading = None
         with self._lock:
             every = list(self._all)
