@@ -674,7 +674,7 @@ def test_a_failure_to_call_sts_in_init_is_logged(
     handler = assume_role(ROLE, clients=["s3"])(takes_s3)
 
     assert cache_info().clients == 1
-    assert [(record.levelname, record.name) for record in caplog.records] == [("WARNING", "xacct_lambda._decorator")]
+    assert [(record.levelname, record.name) for record in caplog.records] == [("WARNING", "xacct_lambda._init_phase")]
     assert caplog.messages[0].startswith(
         "Could not prepare the AssumeRole call in the init phase; the first event tries again. "
     )

@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.hooks import BaseEventHooks
 
+from xacct_lambda._attempts import Latch
 from xacct_lambda._cache_entry import CredentialKey
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._invocation import remaining_seconds
@@ -92,9 +93,13 @@ class AssumedRoleCredentials(Credentials):
         """Create the STS client ahead of the first call."""
         self._cache.prepare(self._key, self._config)
 
-    def prefetch(self) -> None:
-        """Start to get credentials in the background. A failure is logged, and no request fails because of it."""
-        self._cache.prefetch(self._key, self._config)
+    def prefetch(self) -> Latch:
+        """Start to get credentials in the background. A failure is logged, and no request fails because of it.
+
+        Returns:
+            A latch that is set when the attempt is over.
+        """
+        return self._cache.prefetch(self._key, self._config)
 
     access_key = property(lambda self: self.get_frozen_credentials().access_key)
     secret_key = property(lambda self: self.get_frozen_credentials().secret_key)

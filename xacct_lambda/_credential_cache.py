@@ -173,8 +173,8 @@ class CredentialCache:
                 return cached.frozen
         return self._assume_role(key, entry, min_ttl_seconds, config)
 
-    def prefetch(self, key: CredentialKey, config: Config | None) -> None:
-        """Start an attempt in the background, unless valid credentials are cached.
+    def prefetch(self, key: CredentialKey, config: Config | None) -> Latch:
+        """Start an attempt in the background, unless valid credentials are cached; return the latch of its end.
 
         If the prefetch fails, callers that waited for it start their own attempt.
         """
@@ -183,6 +183,7 @@ class CredentialCache:
         is_fresh = entry.cached is not None and entry.cached.is_valid(now) and now < entry.cached.refresh_at
         if not is_fresh and entry.attempt.state(now) is State.IDLE and not entry.has_too_many_stuck():
             self._start(key, entry, config, Purpose.PREFETCH)
+        return entry.attempt.done
 
     def prepare(self, key: CredentialKey, config: Config | None) -> None:
         """Create the STS client ahead of the first call."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import keyword
-import logging
-import os
 import threading
 import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -21,6 +19,7 @@ from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
+from xacct_lambda._init_phase import InitPhase
 from xacct_lambda._invocation import (
     Invocation,
     InvocationGenerator,
@@ -29,22 +28,16 @@ from xacct_lambda._invocation import (
     find_context,
 )
 from xacct_lambda._options import AssumeRoleOptions, PerEvent, call_option, check_region, did_you_mean, validate_options
-from xacct_lambda._redaction import hide_arguments, loggable
+from xacct_lambda._redaction import hide_arguments
 from xacct_lambda._service_models import default_loader
 from xacct_lambda._sessions import check_chained_duration, session_from_options
 from xacct_lambda.exceptions import ConfigurationError
-
-_logger = logging.getLogger(__name__)
 
 _Event = TypeVar("_Event")
 _Context = TypeVar("_Context")
 _Result = TypeVar("_Result")
 
-# Lambda sets it for the init phase, nothing else sets it: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
-_INITIALIZATION_TYPE: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
-# The only type for which an event is already waiting. For all others, credentials may expire before the first event.
-_ON_DEMAND: Final = "on-demand"
-_SNAP_START: Final = "snap-start"
+init_phase = InitPhase()
 
 
 class _Decorator(Protocol):
@@ -91,10 +84,11 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
         allowed_roles: ARN patterns. A role that matches none of them is rejected before anything else happens. ``*``
             matches within one part of the path, ``**`` across parts. Partition and account are always literal.
         prefetch: What the init phase of a Lambda function does. By default it creates the clients and loads the trust
-            store. If an event is already waiting (``on-demand``), it also calls AssumeRole, in a thread. ``True``
-            calls AssumeRole for the other initialization types too, except SnapStart, because credentials don't go
-            into a snapshot. ``False`` leaves everything to the first event. A failure of the call is logged, and the
-            first event tries again. Outside Lambda, and for roles that depend on the event, nothing happens in init.
+            store. If an event is already waiting (``on-demand``), it also calls AssumeRole in a thread, and waits for
+            the answer for at most a quarter of a second. ``True`` calls AssumeRole for the other initialization types
+            too, except SnapStart, because credentials don't go into a snapshot. ``False`` leaves everything to the
+            first event. A failure of the call is logged, and the first event tries again. Outside Lambda, and for
+            roles that depend on the event, nothing happens in init.
         options: The options of :func:`assumed_session`. Each of them, except ``source_session`` and ``sts_config``, may
             be a callable that takes the handler's arguments: by position or by keyword, as the caller passes them.
 
@@ -118,6 +112,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the 
     check_chained_duration(checked.get("duration_seconds", 0), checked.get("source_session"))
     injections = _injections(clients, resources, session, options.get("source_session"))
     injector = _Injector(role_arn, injections, allowed_roles, checked)
+    init_phase.expect(injector)
 
     def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
         wrapper = _wrap(handler, injector)
@@ -222,30 +217,13 @@ class _Injector:
         )
 
     def initialize(self, *, prefetch: bool | None) -> None:
-        """Do in Lambda's init phase, where a small function has a whole core, what the first event would do."""
-        kind = os.environ.get(_INITIALIZATION_TYPE)
-        if kind is None or prefetch is False or self._depends_on_event:
-            return
-        session: Any = self._session()
-        credentials = session.get_credentials()
-        connections = _sessions.default_cache.connections
-        is_prefetched = kind == _ON_DEMAND or (prefetch and kind != _SNAP_START)
-        try:
-            if is_prefetched and _sts_has_tls():
-                # botocore's session is the only one that knows all places where a bundle is configured.
-                connections.start_loading(session._session.get_config_variable("ca_bundle"))  # noqa: SLF001
-            # Create the STS client in this thread. In the attempt's thread, beside the creation of the other clients,
-            # botocore would parse the models that both need twice.
-            credentials.prepare()
-            if is_prefetched:
-                credentials.prefetch()
-        except Exception as error:  # noqa: BLE001 - the first event makes the same call, and reports what is wrong
-            _logger.warning(
-                "Could not prepare the AssumeRole call in the init phase; the first event tries again. %s",
-                loggable(error),
-            )
-        self._resolve()
-        connections.load_trust_stores()
+        """Do in Lambda's init phase what the first event would do."""
+        init_phase.run(
+            self,
+            prefetch=False if self._depends_on_event else prefetch,
+            session=self._session,
+            create_clients=self._resolve,
+        )
 
     def inject(self, args: tuple[Any, ...], kwargs: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
         """Return the handler's keyword arguments: those that the caller passed, and those that it left out."""
@@ -288,11 +266,6 @@ class _Injector:
         if callable(self._role_arn):
             role_arn = self._allowed.checked(role_arn)
         return session_from_options(role_arn, {name: value_of(option) for name, option in self._options.items()})
-
-
-def _sts_has_tls() -> bool:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_STS") or os.environ.get("AWS_ENDPOINT_URL") or "https:"
-    return not endpoint.startswith("http:")
 
 
 def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any]:
