@@ -55,6 +55,18 @@ def test_clients_under_other_names_and_with_arguments() -> None:
     assert handler(EVENT, CONTEXT) == ("eu-west-1", "us-east-1")
 
 
+def test_a_library_that_replaces_the_method_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients are injected also if a library has replaced ``Session.client`` by a function of any arguments."""
+    create = boto3.Session.client
+    monkeypatch.setattr(boto3.Session, "client", lambda self, *args, **kwargs: create(self, *args, **kwargs))
+
+    @assume_role(ROLE, clients={"queues": {"service_name": "sqs", "region_name": "eu-west-3"}})
+    def handler(event, context, *, queues):
+        return queues.meta.region_name
+
+    assert handler({}, None) == "eu-west-3"
+
+
 def test_resources_and_the_session_are_injected() -> None:
     """Resources come like clients, and ``session`` names the parameter for the session itself."""
 

@@ -517,9 +517,12 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     except DataNotFoundError as error:
         meant = did_you_mean(service, loader.list_available_services(model))
         raise ConfigurationError(argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{meant}") from error
-    known = inspect.signature(getattr(Session, kind)).parameters.keys() - {"self"}
+    create = getattr(Session, kind)
+    known = inspect.signature(create).parameters.keys() - {"self"}
     for name in arguments.keys() - known:
-        raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{did_you_mean(name, known)}")
+        # langchain-aws replaces Session.client with a function that accepts any argument and passes it on.
+        if name == "self" or not _accepts_keyword(create, name):
+            raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{did_you_mean(name, known)}")
     if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):
         # With its own keys, the client would not act as the role. The message doesn't repeat them.
         raise ConfigurationError(argument, f"a {kind} that acts as the role takes no keys of its own")
