@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import hcl2
 import pytest
 import yaml
+from compatibility_page import libraries
 from moto import mock_aws
 
 import xacct_lambda
@@ -292,3 +293,10 @@ def test_the_reference_is_complete() -> None:
     assert set(re.findall(r"automodule:: ([\w.]+)", api)) == modules
     page = (PROJECT / "docs" / "exceptions.md").read_text()
     assert set(re.findall(r"autoexception:: xacct_lambda\.exceptions\.(\w+)", page)) == set(exceptions.__all__)
+
+
+def test_the_list_of_libraries() -> None:
+    """The page about compatibility lists the libraries and statements of tests/compatibility."""
+    page = (PROJECT / "docs" / "compatibility.md").read_text()
+
+    assert libraries() in page, "python tests/compatibility_page.py prints what belongs there"
