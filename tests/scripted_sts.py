@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -147,8 +148,8 @@ class ScriptedSTS:
 
 
 @contextmanager
-def scripted_sts() -> Iterator[ScriptedSTS]:
-    """Run the server; yield what scripts it."""
+def scripted_sts(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedSTS]:
+    """Run the server, over TLS if it is given a context; yield what scripts it."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -171,9 +172,9 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with served(Handler) as server:
+    with served(Handler, tls) as server:
         server.closing = threading.Event()
-        sts = server.sts = ScriptedSTS(f"http://127.0.0.1:{server.server_port}")
+        sts = server.sts = ScriptedSTS(f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}")
         try:
             yield sts
         finally:
@@ -181,9 +182,13 @@ def scripted_sts() -> Iterator[ScriptedSTS]:
 
 
 @contextmanager
-def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+def served(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> Iterator[ThreadingHTTPServer]:
     """Run a server on loopback."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from importlib import metadata
@@ -118,6 +118,8 @@ class RuntimeAPI:
         self.init_errors: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.snapshot_ready = threading.Event()
         self.restore = threading.Event()
+        self.on_next: Callable[[], None] = lambda: None
+        """Called when a process asks for the next event, before it gets one."""
         self._processes = threading.Barrier(processes)
         self._events: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
         self._invocations: dict[str, Invocation] = {}
@@ -139,6 +141,7 @@ class RuntimeAPI:
             return ({}, {}) if self.restore.wait(INIT_SECONDS) else None
         with contextlib.suppress(threading.BrokenBarrierError):
             self._processes.wait()
+        self.on_next()
         invocation = self._events.get()
         if invocation is None:
             return None
@@ -249,8 +252,9 @@ def other_services() -> Iterator[OtherServices]:
 class Function:
     """A function in its execution environment."""
 
-    def __init__(self, api: RuntimeAPI, task_root: Path, log: Path) -> None:
+    def __init__(self, api: RuntimeAPI, task_root: Path, log: Path, pid: int) -> None:
         self.api = api
+        self.pid = pid
         self.task_root = task_root
         self.invoke = api.invoke
         self._log = log
@@ -291,7 +295,7 @@ def running(
             start_new_session=True,
         )
         try:
-            yield Function(api, task_root, log)
+            yield Function(api, task_root, log, process.pid)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 killpg(process.pid, signal.SIGKILL)
