@@ -387,8 +387,8 @@ def check_chained_duration(duration_seconds: object, source_session: object) -> 
         return
     raise ConfigurationError(
         "duration_seconds",
-        f"role chaining allows {_MAX_CHAINED_DURATION} at most, and {caller}. The credentials are refreshed as long as "
-        "you use them, whatever their duration",
+        f"role chaining allows {_MAX_CHAINED_DURATION} at most, and {caller}. Pass {_MAX_CHAINED_DURATION} or less: "
+        "the library refreshes the credentials before they expire",
     )
 
 
