@@ -604,12 +604,26 @@ def test_a_wait_ends_with_its_limit(limit: float | None, left: float | None) -> 
 
 def test_a_wait_does_not_count_time_without_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time in which the process lacked CPU is not STS's silence, so the wait goes on."""
-    idle = iter([0.0, 0.0, 0.005, 5.0])
+    idle = iter([0.005, 5.0])
     monkeypatch.setattr("xacct_lambda._attempts.IdleTime.seconds", lambda _self: next(idle))
     latch = Latch()
 
     assert not wait_for(latch, 0.01, None)
     assert len(latch._waiters) == 2
+
+
+def test_a_wait_that_ends_in_time_looks_up_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU quota is in files, so it is only looked up when a wait was in vain."""
+
+    def look_up(_self: IdleTime) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr("xacct_lambda._attempts.IdleTime.seconds", look_up)
+    latch = Latch()
+    threading.Timer(0.02, latch.set).start()
+
+    assert wait_for(latch, 60, 60)
+    assert wait_for(latch, 0, 0)
 
 
 @pytest.mark.parametrize(("idle_seconds", "is_busy"), [(0.2, True), (2.0, False)])

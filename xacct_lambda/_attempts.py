@@ -50,16 +50,18 @@ def wait_for(latch: Latch, limit: float | None, left: float | None) -> bool:
         limit: Seconds to wait, not counting time in which the process lacked CPU: an answer may be there already.
         left: Seconds that the invocation has left.
     """
+    if latch.is_set:
+        return True
     idle = IdleTime(clock=time.monotonic)
     deadline = None if left is None else time.monotonic() + left
+    # The idle time is only read after a wait in vain: the first reading looks up the CPU quota in files.
+    idle_left = limit
     while True:
-        seconds = None if limit is None else limit - idle.seconds()
-        if deadline is not None:
-            until_deadline = deadline - time.monotonic()
-            seconds = until_deadline if seconds is None else min(seconds, until_deadline)
-        if latch.wait(seconds):
+        until_deadline = None if deadline is None else deadline - time.monotonic()
+        if latch.wait(min((seconds for seconds in (idle_left, until_deadline) if seconds is not None), default=None)):
             return True
-        if (deadline is not None and time.monotonic() >= deadline) or (limit is not None and idle.seconds() >= limit):
+        idle_left = None if limit is None else limit - idle.seconds()
+        if (deadline is not None and time.monotonic() >= deadline) or (idle_left is not None and idle_left <= 0):
             return False
 
 
