@@ -519,16 +519,39 @@ def test_the_loop_at_interpreter_exit(script: str, expected: set[str]) -> None:
     assert ended.stdout.strip() in {str({"arn:aws:iam::222222222222:role/R": outcome}) for outcome in expected}
 
 
-def test_no_frame_of_the_error_leads_to_an_external_id(sts: PickySTS) -> None:
-    """The frames of a ``PartialFailureError`` have no options, which may contain an external ID."""
-    sts.refused = {ROLES[0]}
-    with pytest.raises(PartialFailureError) as caught:
-        for_each_account(lambda _session, account_id: account_id, ROLES[:2], external_id="shared-" + "secret")
+def own_locals(error: BaseException) -> str:
+    """Return the local variables of all frames of this library that an error passed through, and its causes."""
+    found = ""
+    while error is not None:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        found += str([frame.f_locals for frame in frames if frame.f_globals["__name__"].startswith("xacct_lambda")])
+        error = error.__cause__
+    return found
 
-    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__) if frame.f_code.co_name != "test"]
-    own = [frame for frame in frames if frame.f_globals["__name__"] == "xacct_lambda._fan_out"]
-    assert len(own) == 2
-    assert not [frame for frame in own if "shared-secret" in repr(frame.f_locals)]
+
+@pytest.mark.parametrize("regions", [None, ["eu-west-1"]])
+@pytest.mark.parametrize("is_callable", [False, True])
+@pytest.mark.parametrize(
+    "option", [{}, {"tags": lambda role_arn: {"tenant": "no*tag"}}, {"tags": {"tenant": "no*tag"}}]
+)
+def test_no_frame_of_an_error_leads_to_an_external_id(
+    sts: PickySTS, regions: Any, is_callable: bool, option: dict[str, Any]
+) -> None:
+    """The frames of the loop's errors, and of the errors of roles, contain no external ID."""
+    secret = "shared-" + "secret"
+    sts.refused = {ROLES[0]}
+    with pytest.raises((PartialFailureError, ConfigurationError)) as caught:
+        for_each_account(
+            lambda _session, account_id: account_id,
+            ROLES[:1],
+            regions=regions,
+            external_id=(lambda role_arn: secret) if is_callable else secret,
+            **option,
+        )
+
+    assert secret not in own_locals(caught.value)
+    for failure in getattr(caught.value, "failures", {}).values():
+        assert secret not in own_locals(failure)
 
 
 # Regions.

@@ -19,6 +19,7 @@ from xacct_lambda._errors import deadline_error, unavailable
 from xacct_lambda._invocation import current_context, lambda_context, remaining_seconds
 from xacct_lambda._options import AssumeRoleOptions, check_region, validate_options
 from xacct_lambda._processor import available_cores
+from xacct_lambda._redaction import hide_arguments
 from xacct_lambda._request import check_int, role_arn_parts, truncated_repr
 from xacct_lambda._sessions import session_from_options
 from xacct_lambda._sts import MAX_POOL_CONNECTIONS
@@ -62,7 +63,7 @@ def assumed_sessions(
 def assumed_sessions(
     role_arns: Iterable[str], *, return_exceptions: bool, **options: Unpack[_FanOutOptions]
 ) -> dict[str, boto3.Session | Exception]: ...
-def assumed_sessions(  # noqa: PLR0913 - the arguments of the loop; those of each role are options
+def assumed_sessions(  # noqa: PLR0913 - the arguments of the loop. The options are of each role
     role_arns: Iterable[str],
     *,
     allowed_roles: Iterable[str] | None = None,
@@ -99,9 +100,11 @@ def assumed_sessions(  # noqa: PLR0913 - the arguments of the loop; those of eac
     Example:
         >>> sessions = assumed_sessions([f"arn:aws:iam::{account}:role/Auditor" for account in accounts])
     """
-    loop = _Loop(lambda session, _account_id: session, role_arns, None, allowed_roles, options)
-    # The error that run() raises must not lead to an external ID through a local variable.
-    del options
+    try:
+        loop = _new_loop(lambda session, _account_id: session, role_arns, None, allowed_roles, options)
+    finally:
+        # No frame of an error may contain an external ID.
+        del options
     return loop.run(max_workers, context, progress, return_exceptions=return_exceptions)
 
 
@@ -169,7 +172,7 @@ def for_each_account(  # noqa: PLR0913 - the arguments of assumed_sessions, the 
             permission for ``account:ListRegions`` or ``ec2:DescribeRegions``. A role whose Regions are unknown, because
             it can't be assumed or has neither permission, fails under the key ``(role_arn, "enabled")``.
         allowed_roles: As in :func:`assumed_sessions`, as are all arguments that follow.
-        max_workers: How many calls run at the same time, 1 to 50. The default is that of :func:`assumed_sessions`.
+        max_workers: How many calls run at the same time, 1 to 50. :func:`assumed_sessions` describes the default.
         return_exceptions: Return the exception of a failed call in place of its result, instead of raising.
         context: The Lambda context. No call starts that can't end before the invocation does.
         progress: Called in the calling thread with each key and its result or exception, as soon as there is one.
@@ -184,13 +187,15 @@ def for_each_account(  # noqa: PLR0913 - the arguments of assumed_sessions, the 
         ...     return len(session.client("s3").list_buckets()["Buckets"])
         >>> counts = for_each_account(count_buckets, roles, context=context)
     """
-    loop = _Loop(function, role_arns, regions, allowed_roles, options)
-    del options
+    try:
+        loop = _new_loop(function, role_arns, regions, allowed_roles, options)
+    finally:
+        del options
     return loop.run(max_workers, context, progress, return_exceptions=return_exceptions)
 
 
 class _Outcome(NamedTuple):
-    """What a task yielded, for one key or for all keys of a role."""
+    """The result of a task, or its error, for one key or for all keys of a role."""
 
     keys: list[_Key]
     result: Any = None
@@ -283,7 +288,7 @@ class _Loop:
             _logger.debug("%s %s (%d of %d)", label, status, finished, sum(map(len, self._keys.values())))
 
     def _start(self, max_workers: int) -> None:
-        """Start the threads. If Python can't start all, those that run do the work; without any, all tasks fail."""
+        """Start the threads. If Python can start only some, they do all the work. Without any, all tasks fail."""
         if not self._tasks:
             self._outcomes.put(None)
             return
@@ -326,7 +331,7 @@ class _Loop:
             self._finish(outcome)
 
     def _next(self) -> _Task | None:
-        """Return the next task; None if there will be none."""
+        """Return the next task, or None if no task will follow."""
         with self._changed:
             while not self._tasks and self._unfinished and not self._is_stopped:
                 self._changed.wait()
@@ -354,7 +359,7 @@ class _Loop:
     def _assume_for_regions(self, role_arn: str) -> list[str]:
         """Assume the role once; return the Regions in which to call the function."""
         # Callables are called once for each role: if their results changed between Regions, so would the STS request.
-        self._options_of_role[role_arn] = validate_options(_resolved(self._options, role_arn))
+        self._options_of_role[role_arn] = _role_options(self._options, role_arn)
         if not self._lists_regions:
             regions = [region for _, region in self._keys[role_arn]]
             _load_credentials(self._session(role_arn, regions[0]))
@@ -381,8 +386,15 @@ class _Loop:
         return self._function(session, role_arn_parts(role_arn).account_id)
 
 
-def _resolved(options: dict[str, Any], role_arn: str) -> Any:
-    return {name: value(role_arn) if callable(value) else value for name, value in options.items()}
+# No frame of an error may contain an external ID.
+_new_loop = hide_arguments(_Loop)
+
+
+@hide_arguments
+def _role_options(options: dict[str, Any], role_arn: str) -> dict[str, Any]:
+    """Return the options of one role: callables are called, and their values are validated."""
+    values: Any = {name: value(role_arn) if callable(value) else value for name, value in options.items()}
+    return validate_options(values)
 
 
 def _load_credentials(session: boto3.Session) -> None:
