@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -517,6 +518,21 @@ def test_the_loop_at_interpreter_exit(script: str, expected: set[str]) -> None:
     assert ended.returncode == 0
     assert ended.stderr == ""
     assert ended.stdout.strip() in {str({"arn:aws:iam::222222222222:role/R": outcome}) for outcome in expected}
+
+
+def test_calls_are_in_the_callers_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the X-Ray SDK, each call is part of the segment that is current in the calling thread."""
+    thread = threading.local()
+    thread.entity = "segment of the event"
+    recorder = SimpleNamespace(
+        get_trace_entity=lambda: thread.entity,
+        set_trace_entity=lambda entity: setattr(thread, "entity", entity),
+    )
+    monkeypatch.setitem(sys.modules, "aws_xray_sdk.core", SimpleNamespace(xray_recorder=recorder))
+
+    entities = for_each_account(lambda _session, _account_id: thread.entity, ROLES[:3])
+
+    assert set(entities.values()) == {"segment of the event"}
 
 
 def own_locals(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from botocore.config import Config
 
 from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._errors import deadline_error, unavailable
-from xacct_lambda._invocation import current_context, lambda_context, remaining_seconds
+from xacct_lambda._invocation import current_context, in_trace, lambda_context, remaining_seconds
 from xacct_lambda._options import AssumeRoleOptions, check_region, validate_options
 from xacct_lambda._processor import available_cores
 from xacct_lambda._redaction import hide_arguments
@@ -294,8 +294,9 @@ class _Loop:
             return
         # If each account lists its Regions, the number of calls is unknown.
         count = max_workers if self._lists_regions else min(max_workers, sum(map(len, self._keys.values())))
+        work = in_trace(self._work)
         for number in range(count):
-            thread = threading.Thread(target=self._work, name=f"xacct_lambda_{number}", daemon=False)
+            thread = threading.Thread(target=work, name=f"xacct_lambda_{number}", daemon=False)
             try:
                 thread.start()
             except (RuntimeError, MemoryError) as error:

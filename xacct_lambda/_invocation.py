@@ -124,6 +124,11 @@ def start_thread(task: Callable[[], None]) -> None:
         RuntimeError: No thread is available, as during interpreter shutdown.
     """
     run = contextvars.copy_context().run
+    threading.Thread(target=in_trace(lambda: run(task)), name=_THREAD_NAME, daemon=True).start()
+
+
+def in_trace(task: Callable[[], None]) -> Callable[[], None]:
+    """Return the task for another thread, as part of the caller's X-Ray segment."""
     xray = sys.modules.get("aws_xray_sdk.core")
     # The X-Ray SDK keeps its current segment in a thread-local variable, which copy_context() doesn't copy.
     entity = xray and xray.xray_recorder.get_trace_entity()
@@ -131,9 +136,9 @@ def start_thread(task: Callable[[], None]) -> None:
     def run_traced() -> None:
         if xray and entity:
             xray.xray_recorder.set_trace_entity(entity)
-        run(task)
+        task()
 
-    threading.Thread(target=run_traced, name=_THREAD_NAME, daemon=True).start()
+    return run_traced
 
 
 def start_background_thread(task: Callable[[], None]) -> None:
