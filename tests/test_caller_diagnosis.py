@@ -14,13 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.credentials
+import botocore.tokens
+import botocore.utils
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.credentials import SSOProvider
-from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    RefreshWithMFAUnsupportedError,
+)
 from botocore.tokens import SSOTokenProvider
 from conftest import ROLE
 
+from xacct_lambda import _caller_diagnosis, assumed_session
+from xacct_lambda._errors import caller_credentials_error, translate_error
 from xacct_lambda._request import assume_role_request
 from xacct_lambda._sts import load_caller_credentials
 from xacct_lambda.exceptions import AssumeRoleError, CallerCredentialsError, XacctLambdaError
@@ -578,3 +590,195 @@ def test_code_of_an_error_without_an_answer(laptop: Laptop) -> None:
     error: Any = laptop.error()
 
     assert (error.code, error.operation_name) == ("UnauthorizedSSOTokenError", None)
+
+
+REQUEST = assume_role_request(ROLE)
+
+
+def error_of(operation: str, code: str, text: str = "no") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": text}}, operation)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (RefreshWithMFAUnsupportedError(), "boto3 asks for an MFA code only once in a session. Run it in a terminal"),
+        (error_of("GetSessionToken", "AccessDenied"), "GetSessionToken was refused. Check the permissions"),
+        (error_of("CreateToken", "InvalidGrantException"), "has expired, or there is none. Log in: aws sso login"),
+        (error_of("AssumeRole", "AccessDenied"), "they come from the caller's role"),
+        (ClientError({}, "AssumeRole"), "AssumeRole returned: An error occurred (Unknown)"),
+        (
+            CredentialRetrievalError(provider="iam-role", error_msg="response did not contain: access_key"),
+            "the instance metadata service returned none. Check that the instance has a role",
+        ),
+        (CredentialRetrievalError(provider="sso", error_msg="no"), "the cached login can't be read. Log in: aws sso"),
+        (CredentialRetrievalError(provider="custom-process", error_msg="no"), "credential_process failed. Run the"),
+        (CredentialRetrievalError(provider="assume-role-with-web-identity", error_msg="odd"), "odd. Check what writes"),
+        (CredentialRetrievalError(provider="vault", error_msg="sealed"), "sealed. Check the credential provider"),
+        (RuntimeError("the refreshed credentials are still expired."), "are still expired. Check the credential"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_unusual_errors_of_providers(error: Exception, advice: str) -> None:
+    """An error without a traceback, or of a provider that isn't botocore's, has advice too."""
+    assert advice in str(caller_credentials_error(error, boto3.Session(), REQUEST))
+
+
+def test_login_of_the_command_line() -> None:
+    """An expired session of ``aws login`` names that command, with each version of botocore."""
+    kind = type("LoginRefreshRequired", (BotoCoreError,), {"fmt": "Your session has expired."})
+
+    assert "Log in: aws " in str(caller_credentials_error(kind(), boto3.Session(), REQUEST))
+
+
+def test_process_with_an_unknown_problem(laptop: Laptop) -> None:
+    """An error of a credential_process that the library doesn't know is quoted."""
+    process_is_not_there(laptop)
+    session = boto3.Session()
+    error = caller_credentials_error(
+        CredentialRetrievalError(provider="custom-process", error_msg="timed out"), session, REQUEST
+    )
+
+    assert "no-such-program failed" in str(error)
+    assert "timed out" in str(error)
+
+
+def test_long_text_of_a_program_is_cut() -> None:
+    """A program may print pages, of which the message has 500 characters."""
+    error = CredentialRetrievalError(provider="custom-process", error_msg="x " * 5000)
+
+    assert len(str(caller_credentials_error(error, boto3.Session(), REQUEST))) < 1000
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        '"SecretAccessKey": "hunter2"',
+        "aws_secret_access_key = hunter2",
+        "AWS_SESSION_TOKEN=hunter2",
+        "Authorization: Bearer hunter2",
+        "eyJhbGciOi.hunter2.sig",
+        "X-Amz-Security-Token: hunter2",
+        "password: hunter2",
+    ],
+)
+def test_secrets_that_a_program_prints(secret: str) -> None:
+    """What looks like a key or a token isn't in the error, its cause, or their tracebacks."""
+    error = CredentialRetrievalError(provider="custom-process", error_msg=f"failed with {secret} at last")
+
+    caller_error = caller_credentials_error(error, boto3.Session(), REQUEST)
+
+    assert "hunter2" not in f"{caller_error} {caller_error.__cause__!r} {caller_error.response}"
+    assert "at last" in str(caller_error)
+
+
+def test_configuration_that_cannot_be_read(laptop: Laptop) -> None:
+    """A config file that can't be parsed doesn't keep the message from being made."""
+    session = boto3.Session()
+    laptop.config("[default\nregion")
+
+    assert "boto3 found none" in str(caller_credentials_error(NoCredentialsError(), session, REQUEST))
+
+
+def test_session_that_is_no_session_of_boto3() -> None:
+    """The message is made for any object that takes the place of a session."""
+    fake: Any = object()
+
+    assert "boto3 found none" in str(caller_credentials_error(NoCredentialsError(), fake, REQUEST))
+    assert "boto3 found none" in str(caller_credentials_error(NoCredentialsError(), None, REQUEST))
+
+
+def rejection(session: boto3.Session | None, code: str = "ExpiredToken", text: str = "expired") -> str:
+    if session is not None:
+        session.get_credentials()
+    error, cause = translate_error(error_of("AssumeRole", code, text), REQUEST, session)
+    assert isinstance(error, CallerCredentialsError)
+    assert isinstance(error, ClientError)
+    assert isinstance(cause, ClientError)
+    assert error.code == code
+    return str(error)
+
+
+def test_rejected_keys_of_the_environment(laptop: Laptop) -> None:
+    """Rejected variables are to be set again; on Lambda, whoever overwrites Lambda's own is to be found."""
+    laptop.environment(AWS_ACCESS_KEY_ID="ASIAOLD", AWS_SECRET_ACCESS_KEY="base-secret", AWS_SESSION_TOKEN="old")
+    assert "(provider env): they have expired. Get new ones, and set AWS_ACCESS_KEY_ID" in rejection(boto3.Session())
+    laptop.environment(AWS_LAMBDA_FUNCTION_NAME="orders-fn")
+    assert "(provider env): they have expired. Lambda sets these variables" in rejection(boto3.Session())
+
+
+def test_rejected_keys_of_a_file(laptop: Laptop) -> None:
+    """boto3 reads a file once, so new keys in it need a new session."""
+    laptop.credentials_file(f"[default]\n{KEYS}")
+    said = rejection(boto3.Session())
+    assert "(provider shared-credentials-file, profile 'default')" in said
+    assert "boto3 reads the file once in a session" in said
+
+
+def test_rejected_keys_of_the_code(laptop: Laptop) -> None:
+    """Keys that were passed to a session need a new session."""
+    said = rejection(boto3.Session(aws_access_key_id="AKIA", aws_secret_access_key="base-secret"))
+    assert "(provider explicit): they have expired. They were passed to boto3.Session" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "advice"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "ASIATEMPORARY"}, "the session token is missing. Set AWS_SESSION_TOKEN too"),
+        (
+            {"AWS_ACCESS_KEY_ID": "AKIAPERMANENT", "AWS_SESSION_TOKEN": "stale"},
+            "with a session token that isn't theirs. Remove AWS_SESSION_TOKEN",
+        ),
+        ({"AWS_ACCESS_KEY_ID": "AKIAPERMANENT"}, "they are not valid (deactivated"),
+        ({"AWS_ACCESS_KEY_ID": "ASIATEMPORARY", "AWS_SESSION_TOKEN": "t"}, "they are not valid (deactivated"),
+    ],
+    ids=["no token", "stale token", "permanent", "temporary"],
+)
+def test_keys_and_their_session_token(laptop: Laptop, variables: dict[str, str], advice: str) -> None:
+    """The start of the access key tells whether it needs a session token."""
+    laptop.environment(AWS_SECRET_ACCESS_KEY="base-secret", **variables)
+    assert advice in rejection(boto3.Session(), "InvalidClientTokenId", "The security token is invalid.")
+
+
+def test_session_token_of_a_file(laptop: Laptop) -> None:
+    """In a file the session token has another name."""
+    laptop.credentials_file("[default]\naws_access_key_id = ASIA\naws_secret_access_key = base-secret\n")
+    assert "Set aws_session_token too" in rejection(boto3.Session(), "InvalidClientTokenId", "invalid")
+
+
+def test_rejected_login(laptop: Laptop) -> None:
+    """Rejected credentials of IAM Identity Center are renewed by a login."""
+    sso_forbidden(laptop)
+    assert "Log in: aws sso login --profile default" in rejection(boto3.Session())
+
+
+def test_rejected_session_of_this_library() -> None:
+    """The credentials of an assumed source session come from no profile."""
+    session = assumed_session(ROLE)
+    assert "(provider assume-role): they have expired. Check the source session" in rejection(session)
+    assert "STS rejected the caller's own credentials: they have expired" in rejection(None)
+
+
+def test_clock_that_is_wrong() -> None:
+    """A signature of another time is the clock's fault, and not the secret key's."""
+    said = rejection(None, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than …")
+    assert "the clock of this machine is wrong. Set the clock" in said
+    assert "secret key" not in said
+
+
+def test_every_provider_of_botocore_is_known() -> None:
+    """The classes whose names tell the provider exist in botocore, with the provider's name as METHOD."""
+    for name, provider in _caller_diagnosis._PROVIDER_CLASSES.items():
+        kind = getattr(botocore.credentials, name, None) or getattr(botocore.tokens, name, None)
+        if kind is None and name.startswith("Login"):
+            continue  # Newer than the lowest version.
+        kind = kind or getattr(botocore.utils, name)
+        assert getattr(kind, "METHOD", provider) == provider
+
+
+def test_botocore_keeps_loaded_credentials_in_its_session() -> None:
+    """The private attribute with the loaded credentials is there, so that a message can name their provider."""
+    session = boto3.Session()
+    assert session._session._credentials is None
+    credentials = session.get_credentials()
+    assert session._session._credentials is credentials

@@ -190,12 +190,18 @@ def flags(role_arns):
     return [text for role_arn in role_arns for text in ("--role-arn", role_arn)]
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """The time limits are so long that a busy machine doesn't reach them."""
+    config = _sts.DEFAULT_CONFIG.merge(Config(connect_timeout=60, read_timeout=60))
+    for module in (_sts, check):
+        monkeypatch.setattr(module, "DEFAULT_CONFIG", config)
+    monkeypatch.setattr(check, "_ANSWER_SECONDS", 60)
+
+
+@pytest.mark.usefixtures("patient")
 def test_many_roles_at_once(sts, capsys, monkeypatch):
     """50 roles take two round trips instead of one: 32 AssumeRole calls wait for STS at the same time."""
-    patient = _sts.DEFAULT_CONFIG.merge(Config(connect_timeout=60, read_timeout=60))
-    for module in (_sts, check):
-        monkeypatch.setattr(module, "DEFAULT_CONFIG", patient)
-    monkeypatch.setattr(check, "_ANSWER_SECONDS", 60)
     monkeypatch.setattr(check, "default_workers", lambda: 32)
     first_wave = threading.Barrier(32)
     waiting = itertools.count()
@@ -382,6 +388,7 @@ def test_something_else_answers(sts, capsys, status, body):
     assert sts.actions == ["unsigned", "GetCallerIdentity"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_motos_server(monkeypatch, capsys):
     """A local AWS that tells services apart by the signature alone is reached as well."""
     server = ThreadedMotoServer(port=0, verbose=False)

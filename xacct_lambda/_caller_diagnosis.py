@@ -40,10 +40,10 @@ _PROVIDER_CLASSES: Final = {
     "SSOTokenProvider": "sso",
     "SharedCredentialProvider": "shared-credentials-file",
 }
-# The setting that makes a profile use a provider.
 _MFA: Final = "MultiFactorAuthentication failed"
 _MFA_ADVICE: Final = "Check mfa_serial, and enter the next code: each code is valid once"
 _SETTINGS: Final = {
+    # The setting that makes a profile use a provider.
     "assume-role": "role_arn",
     "assume-role-with-web-identity": "web_identity_token_file",
     "config-file": "aws_access_key_id",
@@ -192,11 +192,12 @@ def not_loaded(error: Exception, text: str, caller: Caller, role_arn: str) -> st
     """
     problem, advice = _load_problem(error, text, caller)
     message = (
-        f"The caller's own credentials{caller} can't be loaded: {problem}. {advice}. AssumeRole was not called for "
-        f"{role_arn}."
+        f"The caller's own credentials{caller} can't be loaded: {problem.rstrip('.')}. {advice}. AssumeRole was not "
+        f"called for {role_arn}."
     )
     if isinstance(error, ClientError):
-        return f"{message} {error.operation_name} returned: {text} ({error.response['Error'].get('Code')})"
+        code = error.response.get("Error", {}).get("Code")
+        return f"{message} {error.operation_name} returned: {text}{f' ({code})' if code else ''}"
     return message if text in problem else f"{message} botocore raised {type(error).__name__}: {text}"
 
 
@@ -343,7 +344,7 @@ def _provider_problem(error: Exception, text: str, caller: Caller) -> _Problem:
         case "custom-process":
             return _process_problem(error, text, caller)
         case "assume-role-with-web-identity":
-            return _web_token_problem(error, caller)
+            return _web_token_problem(error, text, caller)
         case "iam-role":
             return _Problem(
                 "the instance metadata service returned none",
@@ -376,12 +377,14 @@ def _process_problem(error: Exception, text: str, caller: Caller) -> _Problem:
     return _Problem(text, advice)
 
 
-def _web_token_problem(error: Exception, caller: Caller) -> _Problem:
+def _web_token_problem(error: Exception, text: str, caller: Caller) -> _Problem:
     path = os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") or caller.settings.get("web_identity_token_file")
     advice = f"Check what writes {path}"
     if isinstance(error, OSError):
         return _Problem(f"the web identity token {path} can't be read ({error.strerror})", advice)
-    return _Problem(f"the web identity token in {path} is empty or incomplete", advice)
+    if isinstance(error, botocore_exceptions.ParamValidationError):
+        return _Problem(f"the web identity token in {path} is empty or incomplete", advice)
+    return _Problem(text, advice)
 
 
 def _rejection_problem(code: str, text: str, caller: Caller) -> _Problem:

@@ -237,7 +237,7 @@ def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Tran
     return Translated(ConfigurationError("extra", problem), cause)
 
 
-def _no_call(error: Exception, request: AssumeRoleRequest) -> Translated:
+def _no_call(error: BotoCoreError, request: AssumeRoleRequest) -> Translated:
     problem = f"STS can't be called for {request.role_arn}: {error}"
     return Translated(ConfigurationError("source_session", problem), without_request(error))
 

@@ -110,7 +110,8 @@ def _correct_region(region: str) -> str:
     if not known or region in known:
         return ""
     nearest = difflib.get_close_matches(region, known, n=1)
-    return f"boto3 {boto3.__version__} has no Region {region!r}{f' (but {nearest[0]!r})' if nearest else ''}."
+    suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"boto3 {boto3.__version__} has no Region {region!r}.{suggestion}"
 
 
 def _known_regions() -> list[str]:

@@ -57,13 +57,11 @@ def redact_credentials(text: str) -> str:
     return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
 
-def without_request(error: Exception) -> Exception:
+def without_request(error: BotoCoreError) -> BotoCoreError:
     """Return a botocore error without the request, which contains the caller's token and the external ID.
 
     The copy has no traceback and no cause either, because their frames contain the request too.
     """
-    if not isinstance(error, BotoCoreError):
-        return error
     return type(error)(**{name: str(value) for name, value in error.kwargs.items()})
 
 
