@@ -181,7 +181,7 @@ def _profile_chain(source: boto3.Session) -> dict[str, Mapping[str, Any]]:
     return chain
 
 
-def not_loaded(error: Exception, text: str, caller: Caller, role_arn: str) -> str:
+def load_failure(error: Exception, text: str, caller: Caller, role_arn: str) -> str:
     """Return the message for credentials that couldn't be loaded.
 
     Args:
@@ -209,7 +209,7 @@ def is_rejection(code: str, text: str) -> bool:
     return is_fault or _MFA in text
 
 
-def rejected(code: str, text: str, caller: Caller, role_arn: str) -> str:
+def rejection(code: str, text: str, caller: Caller, role_arn: str) -> str:
     """Return the message for credentials that STS did not accept.
 
     Args:
@@ -249,7 +249,7 @@ def _load_problem(error: Exception, text: str, caller: Caller) -> _Problem:
 def _configuration_problem(error: Exception, text: str, caller: Caller) -> _Problem:
     match error:
         case botocore_exceptions.NoCredentialsError():
-            return _missing(caller)
+            return _missing_credentials(caller)
         case botocore_exceptions.PartialCredentialsError():
             variable = error.kwargs.get("cred_var")
             return _Problem(f"{variable} is missing", f"Set {variable} where the other settings are")
@@ -260,7 +260,7 @@ def _configuration_problem(error: Exception, text: str, caller: Caller) -> _Prob
     return _provider_problem(error, text, caller)
 
 
-def _missing(caller: Caller) -> _Problem:
+def _missing_credentials(caller: Caller) -> _Problem:
     where = f"{caller.profile} has no credentials" if caller.settings else "boto3 found none"
     if _ON_LAMBDA in os.environ:
         return _Problem(

@@ -70,7 +70,7 @@ def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
         request: The refused request.
     """
     advice = _BY_CODE.get(code, _diagnose_by_message)(text, request)
-    return f"{advice} {_quoted(code, text)}"
+    return f"{advice} {_quote(code, text)}"
 
 
 def rejection_by_service(code: str, text: str, request: AssumeRoleRequest, region_name: str | None) -> str | None:
@@ -110,10 +110,10 @@ def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
         )
     else:
         advice = "it has an internal problem. Try again later"
-    return f"STS did not serve the request for {request.role_arn}: {advice}. {_quoted(code, text)}"
+    return f"STS did not serve the request for {request.role_arn}: {advice}. {_quote(code, text)}"
 
 
-def _quoted(code: str, text: str) -> str:
+def _quote(code: str, text: str) -> str:
     if any(failed["member"] == "externalId" for failed in _CONSTRAINT.finditer(text)):
         text = _CONSTRAINT.sub("at '\\g<member>' failed to satisfy constraint: \\g<rule>", text)
     said = " ".join(filter(None, [text, code and f"({code})"]))

@@ -120,13 +120,13 @@ def caller_credentials_error(
     caller = _caller_diagnosis.identify_caller(source, error)
     if isinstance(error, ClientError) and "Error" in error.response:
         response = _redacted_response(error, request)
-        message = _caller_diagnosis.not_loaded(error, response["Error"]["Message"], caller, request.role_arn)
+        message = _caller_diagnosis.load_failure(error, response["Error"]["Message"], caller, request.role_arn)
         return _refused_credentials(error, message, caller, request, response)
     report = error.kwargs["report"] if isinstance(error, botocore_exceptions.ParamValidationError) else None
     text = redact_credentials(redact_text(str(error) if report is None else without_values(report), request))
     is_missing = isinstance(error, botocore_exceptions.NoCredentialsError)
     caller_error = (_NoCallerCredentialsError if is_missing else CallerCredentialsError)(
-        _caller_diagnosis.not_loaded(error, text, caller, request.role_arn),
+        _caller_diagnosis.load_failure(error, text, caller, request.role_arn),
         role_arn=request.role_arn,
         response={"Error": {"Code": type(error).__name__, "Message": text}},
         provider=caller.provider,
@@ -174,7 +174,7 @@ def _answered(error: ClientError, request: AssumeRoleRequest, source: boto3.Sess
         return Translated(STSUnavailableError(message, role_arn=request.role_arn, response=response), cause)
     if _caller_diagnosis.is_rejection(code, text):
         caller = _caller_diagnosis.identify_caller(source, error)
-        message = _caller_diagnosis.rejected(code, text, caller, request.role_arn)
+        message = _caller_diagnosis.rejection(code, text, caller, request.role_arn)
         return Translated(_refused_credentials(error, message, caller, request, response), cause)
     message = _diagnosis.refusal(code, text, request)
     return Translated(AssumeRoleError(message, role_arn=request.role_arn, response=response), cause)

@@ -125,10 +125,10 @@ class AssumeRoleRequest(NamedTuple):
         """Return the keyword arguments of botocore's ``assume_role``, without those that are not set."""
         values = {name: getattr(self, argument) for name, argument in STS_NAMES.items()}
         extra: dict[str, Any] = json.loads(self.extra)
-        return {name: _ENCODERS.get(name, _unchanged)(value) for name, value in values.items() if value} | extra
+        return {name: _ENCODERS.get(name, _identity)(value) for name, value in values.items() if value} | extra
 
 
-def _unchanged(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
