@@ -42,7 +42,7 @@ HABITS = {
     "over 35 words": r"^(?:\S+\s+){35,}",
 }
 NEGATIONS = r"\b(?:no|nothing|nobody|none)\b"
-HOW_TO = ("README.md", "docs/accounts.md", "docs/deploy.md", "docs/monitoring.md", "docs/organizations.md",
+HOW_TO = ("README.md", "docs/accounts.md", "docs/deploy.md", "docs/monitoring.md", "docs/organization.md",
           "docs/outside-lambda.md", "docs/quickstart.md", "docs/recipes.md", "docs/testing.md", "docs/tutorial.md",
           "docs/tenants.md", "docs/presigned-urls.md", "docs/role-chaining.md", "docs/migrating.md")  # fmt: skip
 

@@ -182,9 +182,7 @@ def scripted_sts(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedSTS]:
 
 
 @contextmanager
-def served(
-    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
-) -> Iterator[ThreadingHTTPServer]:
+def served(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[ThreadingHTTPServer]:
     """Run a server on loopback."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if tls is not None:

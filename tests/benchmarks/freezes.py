@@ -132,9 +132,7 @@ def main() -> None:
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for share, gap, delay, work in product((1, 14), (1.0, 60.0), (0.02, 0.2), (0.001, 0.05)):
             with TemporaryDirectory() as run_folder:
-                counts = run(
-                    image, Path(run_folder), gap=gap, delay=delay, work=work, hold=hold if share > 1 else None
-                )
+                counts = run(image, Path(run_folder), gap=gap, delay=delay, work=work, hold=hold if share > 1 else None)
             settings = f"1/{share}" if share > 1 else "1", f"{gap:g} s", f"{delay * 1000:g} ms", f"{work * 1000:g} ms"
             print("|", " | ".join(map(str, (*settings, *counts.values()))), "|", flush=True)
 
