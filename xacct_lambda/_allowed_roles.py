@@ -37,7 +37,7 @@ class AllowedRoles:
 
 def _parsed(patterns: Iterable[str]) -> list[tuple[str, ...]]:
     if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-        raise ConfigurationError("allowed_roles", "a list of ARN patterns is needed")
+        raise ConfigurationError("allowed_roles", "must be a list of ARN patterns")
     parsed = [_parts(pattern) for pattern in patterns]
     if not parsed:
         raise ConfigurationError("allowed_roles", "an empty list allows no role at all")

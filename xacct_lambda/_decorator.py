@@ -49,7 +49,7 @@ class _Decorator(Protocol):
 
 
 @hide_arguments
-def assume_role(  # noqa: PLR0913 - the decorator's own arguments; those of the session are options
+def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's arguments are options
     role_arn: PerEvent[str],
     *,
     clients: Iterable[str] | Mapping[str, str | Mapping[str, Any]] = (),
@@ -256,7 +256,7 @@ class _Injector:
         kwargs: Mapping[str, Any] = types.MappingProxyType({}),
         signature: inspect.Signature = inspect.Signature(),  # noqa: B008 - immutable
     ) -> _sessions.AssumedSession:
-        # A client that the caller passes in the place of an injected one is not an argument of the handler.
+        # A client that the caller passes instead of an injected one is not an argument for the options.
         passed = {name: value for name, value in kwargs.items() if name not in self.names}
 
         def value_of(option: Any) -> Any:
@@ -337,7 +337,7 @@ async def _await_within(coroutine: Coroutine[Any, Any, Any], invocation: Invocat
         return await coroutine
 
 
-# What a handler may return before its body has run.
+# The types that a handler may return before its body has run.
 _WITHIN: Final[dict[type, Callable[[Any, Invocation], Any]]] = {
     types.CoroutineType: _await_within,
     types.GeneratorType: InvocationGenerator,
@@ -376,12 +376,12 @@ def _public_signature(handler: Callable[..., Any], injector: _Injector) -> inspe
         if name not in parameters and not takes_any:
             raise ConfigurationError(
                 argument,
-                f"{described} has no parameter {name!r}: add it, as in (event, context, *, {name})",
+                f"{described} has no parameter {name!r}: add it, for example (event, context, *, {name})",
             )
         if name in parameters and not _accepts_by_keyword(name, signature, injector.names):
             form = f"(event, context, *, {name})"
             raise ConfigurationError(
-                argument, f"{described} does not take {name!r} by keyword alone: put it after a *, as in {form}"
+                argument, f"{described} can't accept {name!r} by keyword: put it after a *, for example {form}"
             )
         _reject_dropped_keyword(name, argument, handler)
     public = [parameter for name, parameter in parameters.items() if name not in injector.names]
@@ -478,14 +478,16 @@ def _injections(
         _register(injections, "session", session, _Injection("session", {}))
     if not injections:
         raise ConfigurationError(
-            "clients", "nothing to inject: name clients, resources or a session, as in clients=['s3']"
+            "clients", "nothing to inject: pass clients, resources, or session, for example clients=['s3']"
         )
     return injections
 
 
 def _parse_injections(argument: str, wanted: Iterable[str] | Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        raise ConfigurationError(argument, f"a list of service names or a mapping is needed, as in {argument}=['s3']")
+        raise ConfigurationError(
+            argument, f"must be a list of service names or a mapping, for example {argument}=['s3']"
+        )
     if not isinstance(wanted, Mapping):
         return [(_parameter_name(argument, service), {"service_name": service}) for service in wanted]
     return [
@@ -522,20 +524,20 @@ def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader
     for name in arguments.keys() - known:
         # langchain-aws replaces Session.client with a function that accepts any argument and passes it on.
         if name == "self" or not _accepts_keyword(create, name):
-            raise ConfigurationError(argument, f"Session.{kind}() takes no {name!r}{did_you_mean(name, known)}")
+            raise ConfigurationError(argument, f"Session.{kind}() has no argument {name!r}{did_you_mean(name, known)}")
     if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):
         # With its own keys, the client would not act as the role. The message doesn't repeat them.
-        raise ConfigurationError(argument, f"a {kind} that acts as the role takes no keys of its own")
+        raise ConfigurationError(argument, f"a {kind} that acts as the role can't have its own keys")
     if arguments.get("region_name") is not None:
         check_region(argument, arguments["region_name"])
     config = arguments.get("config")
     if config is not None and not isinstance(config, Config):
-        raise ConfigurationError(argument, f"config: a botocore.config.Config is needed, not {type(config).__name__}")
+        raise ConfigurationError(argument, f"config must be a botocore.config.Config, not {type(config).__name__}")
 
 
 def _register(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ConfigurationError(argument, f"{name!r} cannot be the name of a parameter")
+        raise ConfigurationError(argument, f"{name!r} can't be the name of a parameter")
     if name in injections:
         raise ConfigurationError(
             argument, f"{name!r} is injected twice: give one of the two another name with a mapping"

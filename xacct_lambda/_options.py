@@ -47,7 +47,7 @@ PerEvent: TypeAlias = _Value | Callable[[Any, Any], _Value] | Callable[..., _Val
 
 
 class AssumeRoleOptions(TypedDict, total=False):
-    """The options of :func:`~xacct_lambda.assumed_session`; those of the request may be callables over the event."""
+    """The options of :func:`~xacct_lambda.assumed_session`. Options of the request may be callables over the event."""
 
     role_session_name: PerEvent[str | None]
     external_id: PerEvent[str | None]
@@ -175,7 +175,7 @@ def check_session_options(
     min_ttl_seconds: float | timedelta = 0,
     sts_config: Config | None = None,
 ) -> float:
-    """Validate what belongs to the session rather than to the request; return ``min_ttl_seconds`` as seconds.
+    """Validate the options of the session, which are not in the request. Return ``min_ttl_seconds`` as seconds.
 
     Raises:
         ConfigurationError: An argument is not of its type, or breaks a rule.
@@ -184,14 +184,14 @@ def check_session_options(
         check_region("region_name", region_name)
     if source_session is not None and not isinstance(source_session, Session):
         kind = f"{type(source_session).__module__}.{type(source_session).__qualname__}".removeprefix("builtins.")
-        raise ConfigurationError("source_session", f"a boto3.Session is needed, not {kind}")
+        raise ConfigurationError("source_session", f"must be a boto3.Session, not {kind}")
     if sts_config is not None and not isinstance(sts_config, Config):
-        raise ConfigurationError("sts_config", f"a botocore.config.Config is needed, not {type(sts_config).__name__}")
+        raise ConfigurationError("sts_config", f"must be a botocore.config.Config, not {type(sts_config).__name__}")
     seconds = min_ttl_seconds.total_seconds() if isinstance(min_ttl_seconds, timedelta) else min_ttl_seconds
     longest = request.duration_seconds - MANDATORY_WINDOW
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ConfigurationError(
-            "min_ttl_seconds", f"a number or a timedelta is needed, not {type(min_ttl_seconds).__name__}"
+            "min_ttl_seconds", f"must be a number or a timedelta, not {type(min_ttl_seconds).__name__}"
         )
     if not 0 <= seconds <= longest:
         raise ConfigurationError(
@@ -202,10 +202,10 @@ def check_session_options(
 
 
 def check_region(argument: str, region_name: Any) -> None:
-    """Refuse what cannot be the name of a Region.
+    """Reject a value that can't be the name of a Region.
 
     Raises:
-        ConfigurationError: It is no host label.
+        ConfigurationError: The value isn't a host label.
     """
     with suppress(InvalidRegionError, TypeError):
         validate_region_name(region_name)

@@ -42,9 +42,9 @@ _LAMBDA_VARIABLES: Final = frozenset({"AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_IN
 class AssumedSession(Session):
     """A :class:`boto3.Session` that acts as the assumed role; created by :func:`assumed_session`.
 
-    ``client()`` and ``resource()`` return a new object on each call, as those of any other session do: a client has one
-    owner, who may register event hooks on it. The clients that ``@assume_role`` injects are kept beside them, one for
-    each set of arguments, and belong to the library.
+    ``client()`` and ``resource()`` return a new object on each call, as for any other session. A client has one owner,
+    who may register event hooks on it. The clients that ``@assume_role`` injects are cached beside them, one for each
+    set of arguments, and belong to the library.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class CacheInfo(NamedTuple):
     sessions: int
     """Cached sessions."""
     clients: int
-    """Clients that ``@assume_role`` injects. Those that you create yourself are yours, and not counted."""
+    """Cached clients that ``@assume_role`` injects. The clients that you create yourself are not counted."""
 
 
 class _SessionKey(NamedTuple):
@@ -278,7 +278,7 @@ def _public(function: _Function) -> _Function:
 
 
 @_public
-def assumed_session(  # noqa: PLR0913 - one argument for each parameter of the API it stands for
+def assumed_session(  # noqa: PLR0913 - one argument for each parameter of AssumeRole
     role_arn: str,
     *,
     role_session_name: str | None = None,

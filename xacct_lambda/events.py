@@ -53,7 +53,9 @@ def event_field(path: str) -> FromEvent:
     """
     keys = path.split(".") if isinstance(path, str) else []
     if not keys or "" in keys:
-        raise ConfigurationError("path", f"{path!r} is not a path: keys with dots between them, as in detail.tenant")
+        raise ConfigurationError(
+            "path", f"{path!r} is not a path: write keys with dots between them, for example detail.tenant"
+        )
     return _reads(lambda event, _: _name(f"event field {path!r}", _dig(event, keys)))
 
 
@@ -114,14 +116,14 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
         raise ConfigurationError("template", f"{template!r} is not a role ARN with names in braces: {error}") from error
     names = {name for name, _, _ in fields}
     if any(spec or how for _, spec, how in fields):
-        raise ConfigurationError("template", f"{template!r}: names alone stand in braces, without ! and :")
+        raise ConfigurationError("template", f"{template!r}: put only names in braces, without ! and :")
     for name, value in values.items():
         if not callable(value):
             raise ConfigurationError(
-                name, "a callable is needed, as of xacct_lambda.events; text goes into the template"
+                name, "must be a callable, for example from xacct_lambda.events. Put text into the template"
             )
         if value in _FACTORIES:
-            raise ConfigurationError(name, f"{value.__name__} has to be called: {value.__name__}(…)")
+            raise ConfigurationError(name, f"call the function: {value.__name__}(…)")
     if names != values.keys():
         raise ConfigurationError(
             "template", f"{template!r} and the values name different things: {names ^ values.keys()}"
