@@ -678,3 +678,17 @@ def test_page_of_messages(record_message):
 def test_conditions_that_the_request_may_not_meet(sent, said):
     """Of the conditions that trust policies have, those are named that the request may not meet."""
     assert said in _diagnosis.refusal("AccessDenied", DENIED, assume_role_request(ROLE, **sent))
+
+
+def test_codes_of_the_library_are_documented():
+    """Each error code that the library adds is explained in docs/exceptions.md and docs/troubleshooting.md."""
+    package = Path(_errors.__file__).parent
+    sources = "".join(path.read_text(encoding="utf-8") for path in package.glob("_*.py"))
+    codes = set(re.findall(r'unavailable\(\s*[\w.]+,\s*"(\w+)"', sources)) | set(
+        re.findall(r'"Code": "(\w+)"', sources)
+    )
+    codes |= set(re.findall(r'code, text = "(\w+)"', sources))
+    assert len(codes) >= 6
+    for page in ("exceptions.md", "troubleshooting.md"):
+        text = (MESSAGES.parent / page).read_text(encoding="utf-8")
+        assert [code for code in codes if f"| `{code}` |" not in text] == []
