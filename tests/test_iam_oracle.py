@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from tests.iam_oracle.__main__ import compare
-from tests.iam_oracle.calls import random_calls
-from tests.iam_oracle.causes import CAUSES, DANGEROUS, SIMULATOR_ONLY
-from tests.iam_oracle.generated import generated_policies
-from tests.iam_oracle.simulator import UnavailableError, install, simulate
+from iam_oracle.__main__ import compare
+from iam_oracle.calls import random_calls
+from iam_oracle.causes import CAUSES, DANGEROUS, SIMULATOR_ONLY
+from iam_oracle.generated import generated_policies
+from iam_oracle.simulator import UnavailableError, install, simulate
 
 GUIDE = Path(__file__).parents[1] / "docs" / "testing.md"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from iam_oracle.calls import answer
+from iam_oracle.generated import generated_policies
 
-from tests.iam_oracle.calls import answer
-from tests.iam_oracle.generated import generated_policies
 from xacct_lambda import assume_role
 from xacct_lambda.__main__ import main
 from xacct_lambda.cli.policy import _as_expression

@@ -7,9 +7,9 @@ import json
 import sys
 from collections import Counter, defaultdict
 
-from tests.iam_oracle.calls import Call, answer, random_calls
-from tests.iam_oracle.causes import DANGEROUS, SAFE, cause
-from tests.iam_oracle.simulator import UnavailableError, simulate
+from .calls import Call, answer, random_calls
+from .causes import DANGEROUS, SAFE, cause
+from .simulator import UnavailableError, simulate
 
 
 def main() -> int:

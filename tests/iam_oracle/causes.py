@@ -6,7 +6,7 @@ import json
 import re
 from typing import Final
 
-from tests.iam_oracle.calls import Answer, Call
+from .calls import Answer, Call
 
 DANGEROUS: Final = "granted here, refused by the simulator"
 SIMULATOR_ONLY: Final = "lambda:SourceFunctionArn, which the simulator doesn't have"

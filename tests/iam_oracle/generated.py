@@ -7,10 +7,11 @@ import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tests.iam_oracle.calls import FUNCTION_ROLE, FUNCTION_SESSION, ORGANIZATION, ROLES, USER, Call
 from xacct_lambda.policy import permissions_policy, trust_policy
 from xacct_lambda.testing._iam_rules import Caller
 from xacct_lambda.testing._sts_rules import AssumeRoleParameters
+
+from .calls import FUNCTION_ROLE, FUNCTION_SESSION, ORGANIZATION, ROLES, USER, Call
 
 _TAGS = {"tenant": "blue", "team": "orders", "stage": "prod"}
 
