@@ -1,4 +1,4 @@
-"""Everything this library raises on purpose.
+"""The exceptions of this library.
 
 The class names are part of the API: Lambda reports them as ``errorType``, and Step Functions matches them in
 ``ErrorEquals``. Messages name accounts, roles and policies; never a key, a token or an external ID.
@@ -22,19 +22,19 @@ __all__ = [
 
 
 class XacctLambdaError(Exception):
-    """The class that the others share: ``except XacctLambdaError`` catches whatever this library raises."""
+    """The base class of this library's exceptions. Catch it to catch them all."""
 
 
 class ConfigurationError(XacctLambdaError, ValueError):
-    """An argument breaks a rule that can be checked without asking AWS.
+    """An argument breaks a rule that the library checks by itself.
 
-    Raised at decoration or at the call, before any network call; nothing is cached from the arguments.
+    Raised at decoration or at the call, before any network call. The library caches nothing of the arguments.
     """
 
     argument: str
-    """Name of the argument at fault."""
+    """The name of the argument."""
     problem: str
-    """What is wrong with it, and what would be right; never the value of a secret."""
+    """The problem, and how to correct it. Contains no secret."""
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(argument, problem)
