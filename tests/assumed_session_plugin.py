@@ -94,10 +94,11 @@ def assume(source: boto3.Session) -> boto3.Session:
 
     botocore_session.register("before-send.sts.AssumeRole", answer)
     counts["sessions"] += 1
-    if "AWS_ACCESS_KEY_ID" in os.environ:
+    if "AWS_ACCESS_KEY_ID" in os.environ and botocore_session._credentials is None:
         # A plain session's client has its credentials from the start. An assumed session loads the caller's at the
         # first signature, when the suite may have restored the environment.
-        botocore_session.get_credentials()
+        keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        botocore_session.set_credentials(*map(os.environ.get, keys))
     return assumed_session(ROLE, source_session=source)
 
 
