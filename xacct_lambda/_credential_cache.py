@@ -353,7 +353,7 @@ class CredentialCache:
             and cached.is_valid(self._advance(), min_ttl_seconds)
         ):
             return cached.frozen
-        raise copy_for_raising(error) if error is not None else RuntimeError("an attempt ended without an outcome")
+        raise copy_for_raising(error or RuntimeError("the attempt ended without an outcome"))
 
     # --- Attempts -----------------------------------------------------------------------------------------------------
 
