@@ -28,15 +28,16 @@ HABITS = {
     "in the place of": r"\bin (?:the|its|their|your) place(?: of)?\b",
     "where for if": r"^Where\b|; where\b|, where (?:there|the|it|STS|that|no|one|a|an|what|who)\b",
     "a clause as the subject": r"^(?:What|Whoever|Who|Whatever|Whichever) (?!is (?:the|a)\b)(?![^?]*\?)",
-    "those or that without a noun": r"\b[Tt]hose (?:of|that|who|which|here|are|it|a)\b|\b(?:those|these|such)[.,:](?:\s|$)"
-    r"|(?:is|are|as|than|not|from|with|to) that of\b",
-    "others without a noun": r"\b(?:others|another|none)(?= (?:is|are|was|were|has|have|does|do|did|will|can|may|must)\b)"
-    r"|\b(?:others|another|none)\.(?:\s|$)",
+    "those or that without a noun": r"\b[Tt]hose (?:of|that|who|which|here|are|it|a)\b"
+    r"|\b(?:those|these|such)[.,:](?:\s|$)|(?:is|are|as|than|not|from|with|to) that of\b",
+    "others without a noun": r"\b(?:others|another|none)"
+    r"(?= (?:is|are|was|were|has|have|does|do|did|will|can|may|must)\b)|\b(?:others|another|none)\.(?:\s|$)",
     "as of, as where": r", as (?:of|where|without|in|from|for|with)\b",
     "a thing that stands or lives": r"\b(?:stands?|stood|dies|lives? (?!for|longer|no)|goes along)\b",
     "is told, is waited for": r"\b(?:is|are|be) (?:told|waited for|looked (?:for|into)|asked(?! for))\b",
     "of its own": r"\bof (?:its|their|your|our|a) own\b",
-    "literary words": r"\bfor (?:want|the sake) of\b|\bsees to it\b|\bas ever\b|\bis to be had\b|\bthereby\b|\bwhoever\b",
+    "literary words": r"\bfor (?:want|the sake) of\b|\bsees to it\b|\bas ever\b|\bis to be had\b"
+    r"|\bthereby\b|\bwhoever\b",
     "is no": r"\b(?:is|are|was) no (?!longer|t\b|more\b)\w+",
     "a semicolon": r";\s",
     "over 35 words": r"^(?:\S+\s+){35,}",

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.freezes
 
-The function runs under AWS's own runtime client, on a whole core and on a fourteenth, with STS over TLS and a trust store
-of real size. It is stopped when it asks for the next event, and goes on with that event. Between two events the wall clock
-moves by a second or by a minute.
+The function runs under AWS's own runtime client, on a whole core and on a fourteenth, with STS over TLS and a trust
+store of real size. It is stopped when it asks for the next event, and goes on with that event. Between two events the
+wall clock moves by a second or by a minute.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def run(image: Image, folder: Path, *, gap: float, delay: float, work: float, ho
             ahead = 3600 - 900 + 1.0
             sts.ahead_seconds = ahead
             requests, waits, longest = sts.count(), 0, 0.0
-            for number in range(1, MAX_EVENTS + 1):
+            for events in range(1, MAX_EVENTS + 1):
                 answer = invoke(ahead=ahead, work=work)
                 waits += answer["waits"]
                 longest = max(longest, answer["milliseconds"])
@@ -114,7 +114,7 @@ def run(image: Image, folder: Path, *, gap: float, delay: float, work: float, ho
                 sts.ahead_seconds = ahead
             os.kill(function.pid, signal.SIGCONT)
             return {
-                "events": number,
+                "events": events,
                 "waits": waits,
                 "longest, ms": round(longest),
                 "requests": sts.count() - requests,
