@@ -104,7 +104,9 @@ def run(image: Image, folder: Path, *, gap: float, delay: float, work: float, ho
             ahead = 3600 - 900 + 1.0
             sts.ahead_seconds = ahead
             requests, waits, longest = sts.count(), 0, 0.0
-            for events in range(1, MAX_EVENTS + 1):
+            events = 0
+            while events < MAX_EVENTS:
+                events += 1
                 answer = invoke(ahead=ahead, work=work)
                 waits += answer["waits"]
                 longest = max(longest, answer["milliseconds"])
