@@ -782,3 +782,15 @@ def test_botocore_keeps_loaded_credentials_in_its_session() -> None:
     assert session._session._credentials is None
     credentials = session.get_credentials()
     assert session._session._credentials is credentials
+
+
+def test_settings_of_a_profile_are_not_shown(laptop: Laptop) -> None:
+    """The keys of a profile don't reach a log by way of the object that describes the caller."""
+    laptop.credentials_file(f"[default]\n{KEYS}")
+    session = boto3.Session()
+    session.get_credentials()
+
+    caller = _caller_diagnosis.identify_caller(session, NoCredentialsError())
+
+    assert caller.settings["aws_secret_access_key"] == "base-secret"
+    assert repr(caller) == "Caller(provider='shared-credentials-file', profile_name='default')"

@@ -98,6 +98,10 @@ class Caller(NamedTuple):
     """The access key, if it can be read without loading anything."""
     has_token: bool = False
 
+    def __repr__(self) -> str:
+        # The settings of a profile may contain keys.
+        return f"{type(self).__name__}(provider={self.provider!r}, profile_name={self.profile_name!r})"
+
     def __str__(self) -> str:
         parts = [f"provider {self.provider}" if self.provider else "", self.profile]
         return f" ({', '.join(filter(None, parts))})" if any(parts) else ""
