@@ -40,7 +40,7 @@ def deny(**elements: Any) -> dict[str, Any]:
 # Name: the policies and the call, and what the user sees: the error of role() or grant(), or the reason of a refusal.
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     # Trust policies that IAM doesn't save.
-    "Effect in lower case": ({"trust": trust(Effect="allow")}, 'Effect is \'allow\'; it must be "Allow" or "Deny"'),
+    "Effect in lower case": ({"trust": trust(Effect="allow")}, 'Effect is \'allow\'. It must be "Allow" or "Deny"'),
     "no Effect": ({"trust": trust(without="Effect")}, "Effect is missing"),
     "Conditions": ({"trust": trust(Conditions=EXTERNAL_ID)}, "unknown element 'Conditions': did you mean Condition?"),
     "Actions": ({"trust": trust(Actions="sts:TagSession")}, "unknown element 'Actions': did you mean Action?"),
@@ -109,11 +109,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a key without its service": (
         {"trust": trust(Condition={"StringEquals": {"ExternalId": "x"}})},
-        "the condition key 'ExternalId' is invalid: write it with its service, as in sts:ExternalId",
+        "the condition key 'ExternalId' is invalid: write it with its service, like sts:ExternalId",
     ),
     "too large": (
         {"trust": trust(Condition={"StringEquals": {"sts:ExternalId": [f"orders-{n:020}" for n in range(70)]}})},
-        "characters without white space; IAM's quota is 2048",
+        "characters without white space, and IAM's quota is 2048",
     ),
     "NotPrincipal with Allow": (
         {"trust": trust(without="Principal", NotPrincipal={"AWS": "222222222222"})},

@@ -49,12 +49,12 @@ def permissions_policy(  # noqa: PLR0913 - all by keyword, one for each conditio
     """Return the policy that the execution role needs, in the function's own account.
 
     Args:
-        role_arn: The role to assume, or several. With ``resource_organization_id``, ``*`` can stand for the account:
+        role_arn: The role to assume, or several. With ``resource_organization_id``, the account can be ``*``:
             ``arn:aws:iam::*:role/audit/Auditor`` is the role ``audit/Auditor`` of every account.
         external_id: The external ID that each call must send.
         resource_organization_id: The AWS organization (``o-…``) that the role's account must belong to.
-        source_identity: The source identity that the function may send; ``*`` for any.
-        tags: The session tags that the function may send; ``*`` as a value for any, and as a key for any tags at all.
+        source_identity: The source identity that the function may send, or ``*`` for any.
+        tags: The session tags that the function may send. ``*`` as a value allows any value, and as a key any tags.
         transitive_tag_keys: The only tags that the function may set as transitive. By default, it may set any.
 
     Raises:
@@ -105,9 +105,9 @@ def trust_policy(  # noqa: PLR0913 - all by keyword, one for each condition
         principal_arn: The function's execution role, with its path. For experiments, an IAM user will do.
         external_id: The external ID that each call must send.
         organization_id: The AWS organization (``o-…``) that the caller's account must belong to.
-        source_identity: The source identity that each call must send; ``*`` for any.
-        tags: The session tags that each call must send; ``*`` as a value for any but an empty one. ``*`` as a key
-            allows further tags, and requires none.
+        source_identity: The source identity that each call must send, or ``*`` for any.
+        tags: The session tags that each call must send. ``*`` as a value allows any value but an empty one. ``*`` as a
+            key allows further tags, without requiring them.
         transitive_tag_keys: The tags that each call must set as transitive, and the only ones. By default, a call may
             set any tags as transitive.
 

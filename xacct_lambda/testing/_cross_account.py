@@ -38,7 +38,7 @@ _PARTITIONS: Final = {
     "us-iso-": "aws-iso",
     "us-isob-": "aws-iso-b",
 }
-"""Partitions by the prefixes of their Regions, as moto has them; all others are in ``aws``."""
+"""Partitions by the prefixes of their Regions, like in moto. Any other Region is in ``aws``."""
 
 _CLEARED_ENV_PREFIXES: Final = (
     "AWS_CREDENTIAL_EXPIRATION",
@@ -59,7 +59,7 @@ class AssumeRoleCall:
     role_arn: str
     role_session_name: str
     caller_arn: str
-    """Who called, in the form of ``get_caller_identity`` (``arn:aws:sts::111111111111:assumed-role/ROLE/FUNCTION``)."""
+    """The caller, in the form of ``get_caller_identity`` (``arn:aws:sts::111111111111:assumed-role/ROLE/FUNCTION``)."""
     duration_seconds: int = 3600
     tags: Mapping[str, str] = field(default_factory=dict)
     transitive_tag_keys: tuple[str, ...] = ()
@@ -74,9 +74,9 @@ class AssumeRoleCall:
 
 
 class CrossAccountAWS:
-    """An AWS of several accounts in this process, with the function in one of them; a context manager.
+    """A context manager: an AWS of several accounts in this process, with the function in one of them.
 
-    Inside, the environment is that of a Lambda function: credentials of its execution role, its Region, its name. The
+    Inside, the environment is like on Lambda: credentials of the execution role, the function's Region and name. The
     library is isolated (:func:`isolated_cache`), as is boto3's default session. Entering takes about 10 ms once moto is
     imported. Importing moto takes about a second.
 

@@ -45,7 +45,7 @@ class STSFaults:
     def unavailable(self) -> AbstractContextManager[None]:
         """Have AssumeRole give no answer from now on, to the end of a ``with`` block or of the test.
 
-        The caller sees botocore's ``EndpointConnectionError``; through moto's server, the status 503.
+        The caller gets botocore's ``EndpointConnectionError``, or the status 503 through moto's server.
         """
         self._state.is_unavailable = True
         return _Outage(self._state)
@@ -54,7 +54,7 @@ class STSFaults:
         """Have the next AssumeRole requests answered with ``Throttling``. Retries, botocore's own too, are requests.
 
         Args:
-            times: How many; 0 ends it.
+            times: How many requests. 0 ends the fault.
 
         Raises:
             ConfigurationError: Not a number of requests.

@@ -1,11 +1,13 @@
-"""What IAM policies say about a call: the part of IAM's logic that calls across accounts need, for tests (pure).
+"""IAM's rules for a call, as far as calls across accounts need them, for tests (pure).
 
-It errs on one side only. What it doesn't evaluate never lets an Allow apply and never keeps a Deny from applying. So
-AWS grants each call that these rules grant, as far as these policies decide. The verdict names what wasn't evaluated.
+They err on one side only. An element that isn't evaluated never lets an Allow apply and never keeps a Deny from
+applying. So AWS grants each call that these rules grant, as far as these policies decide. The verdict names what wasn't
+evaluated.
 
-The logic is that of https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements.html. moto's own
-evaluation isn't usable here: it takes an explicit Deny in a trust policy for an Allow, knows only the operator
-``StringEquals``, knows no account as a principal, and finds a role's ARN in any longer one.
+The reference is https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements.html
+
+moto's own evaluation isn't usable here. It takes an explicit Deny in a trust policy for an Allow, knows only the
+operator ``StringEquals``, knows no account as a principal, and finds a role's ARN in any longer one.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ Context = Mapping[str, tuple[str, ...]]
 _MULTIVALUED: Final = frozenset({"aws:tagkeys", "sts:transitivetagkeys"})
 _DATE_KEYS: Final = frozenset({"aws:currenttime", "aws:epochtime"})
 _TAG_PREFIXES: Final = ("aws:principaltag/", "aws:requesttag/", "aws:resourcetag/", "iam:resourcetag/")
-"""If one of these keys isn't in the context, there is no such tag. Any other key might exist on AWS."""
+"""If one of these keys isn't in the context, the tag doesn't exist. Any other key might exist on AWS."""
 _IDENTITY_KEYS: Final = frozenset({"lambda:sourcefunctionarn"})
 """Keys that AWS offers in identity policies and not in trust policies."""
 _SECRET_KEYS: Final = frozenset({"sts:externalid"})
@@ -44,7 +46,7 @@ _BOOLEANS: Final = frozenset({"true", "false"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls: ``arn`` as STS reports it; ``principal_arn`` as policies name it, a role or a user."""
+    """The caller. STS reports its ``arn``, and policies name its ``principal_arn``, a role or a user."""
 
     arn: str
     principal_arn: str
@@ -73,7 +75,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What the caller wants to do. If AWS's documentation leaves a key open, there are several possible contexts."""
+    """An action of the caller on a role.
+
+    There are several possible contexts if AWS's documentation leaves the value of a key open.
+    """
 
     action: str
     resource: str
@@ -89,7 +94,7 @@ class Policy(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What some policies say together."""
+    """The joint result of some policies."""
 
     allowed: bool = False
     denied: bool = False
@@ -136,7 +141,7 @@ def judge(policies: Iterable[Policy], call: Call, *, kind: PolicyKind) -> Verdic
 
 
 class _Outcome(NamedTuple):
-    """Whether a statement applies to a call; None if that isn't evaluated."""
+    """Whether a statement applies to a call, or None if that isn't evaluated."""
 
     applies: bool | None
     reason: str = ""
@@ -319,7 +324,7 @@ class _Evaluation:
         return f"{problem}: the policy has {', '.join(map(repr, patterns))}, the call {shown}"
 
     def _condition(self, operator_name: str, key: str, patterns: list[str], context: Context) -> bool | None:
-        """Return whether a condition holds; None if it isn't evaluated."""
+        """Return whether a condition holds, or None if it isn't evaluated."""
         quantifier, name, if_exists = _split_operator(operator_name)
         values = _values(key, context)
         if values is None or (key in _IDENTITY_KEYS and self._kind == "trust"):
@@ -364,7 +369,7 @@ class _Evaluation:
         return strict if strict == lenient else None
 
     def _tokens(self, text: str, context: Context, *, has_wildcards: bool = True) -> list[_Token] | None:
-        """Return the pieces of a text with its variables replaced; None if a variable has no known value."""
+        """Return the pieces of a text with its variables replaced, or None if a variable has no known value."""
         tokens = []
         for part in filter(None, _TOKEN.split(text)):
             if part.startswith("${"):
@@ -400,7 +405,7 @@ class _Evaluation:
         parts = [] if tokens is None else _arn_parts(tokens)
         if _has_early_variable(parts):
             return None
-        # AWS doesn't document what a text that is no ARN matches.
+        # AWS doesn't document what a text matches that isn't an ARN.
         is_arn = len(parts) == _ARN_PARTS <= value.count(":") + 1
         return _matches_parts(parts, value) if is_arn else None
 
@@ -417,7 +422,7 @@ def _split_operator(text: str) -> tuple[str | None, str, bool]:
 
 
 def _seconds(text: str) -> float | None:
-    """Return a date of a policy as seconds of the epoch; None if it is no date."""
+    """Return a date of a policy as seconds of the epoch, or None if it isn't a date."""
     if text.isascii() and text.isdigit():
         return float(text)
     try:

@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 class _Clock:
-    """The wall clock, looked up at each call for the sake of whatever else moves the time, and moved by ``advance``."""
+    """The wall clock, moved by ``advance``. It looks up ``time.time`` at each call, because freezegun replaces it."""
 
     ahead = 0.0
 
@@ -91,7 +91,9 @@ class IsolatedCache:
 
     def __call__(self, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
         if isinstance(function, type):
-            raise ConfigurationError("isolated_cache", "decorates functions; in a TestCase, enterContext() it in setUp")
+            raise ConfigurationError(
+                "isolated_cache", "decorates functions only. In a TestCase, call enterContext() in setUp"
+            )
 
         @functools.wraps(function)
         def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:

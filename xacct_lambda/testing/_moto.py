@@ -131,7 +131,7 @@ class Accounts:
             yield
 
     def _check_trust(self, partition: str, trust: str | Mapping[str, Any]) -> None:
-        """Refuse a trust policy that IAM refuses, whoever stores it."""
+        """Refuse a trust policy that IAM refuses, however a test stores it."""
         if not self._is_strict:
             return
         try:
@@ -144,7 +144,7 @@ class Accounts:
         return utcnow() + self._faults.ahead
 
     def _access_key(self, response: Any, access_key: str) -> str:
-        """Return the access key that a request counts as signed with; refuse credentials that are not good."""
+        """Return the access key that signed a request, and refuse credentials that aren't valid."""
         presigned = response.querystring.get(_SIGNED_BY)
         if presigned:
             access_key = presigned[0].partition("/")[0]
@@ -290,7 +290,7 @@ def put_role_policy(role_arn: str, policy: str) -> None:
 
 
 def role(role_arn: str) -> Role | None:
-    """Return what decides about a role, None if there is no such role."""
+    """Return a role with its trust policy, or None if it doesn't exist."""
     moto_role = _role(role_arn)
     if moto_role is None:
         return None
@@ -344,7 +344,7 @@ def _default_version(policy: Any) -> Policy:
 
 
 def _managed_policies(owner_arn: str, arns: Iterable[str]) -> tuple[Policy, ...] | None:
-    """Return managed policies, None if moto doesn't know one (AWS's own, unless it is told to load them)."""
+    """Return managed policies, or None if moto doesn't have one. By default, it has none of AWS's own."""
     policies = _iam(owner_arn).managed_policies
     arns = list(arns)
     return tuple(_default_version(policies[arn]) for arn in arns) if all(arn in policies for arn in arns) else None

@@ -1,7 +1,9 @@
 """The policies that IAM rejects when you save them: grammar, principals, and sizes (pure).
 
-The rules are those of https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html and of
-https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html. moto checks less: it accepts a trust policy
+The references are https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html and
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+
+moto checks less. It accepts a trust policy
 of any form if a test creates the role, an Effect in lower case, and a principal that doesn't exist.
 """
 
@@ -60,7 +62,7 @@ def check_policy(document: object, *, kind: PolicyKind, principal_exists: Callab
     Args:
         document: The policy, parsed.
         kind: A role's trust policy, or an identity policy.
-        principal_exists: Whether there is a role or a user with an ARN; without it, every one exists.
+        principal_exists: Tells whether a role or a user with an ARN exists. By default, every ARN passes.
 
     Raises:
         MalformedPolicyError: With the element and the rule.
@@ -79,7 +81,7 @@ def check_policy(document: object, *, kind: PolicyKind, principal_exists: Callab
         _check_statement(statement, kind, where)
         sid = statement.get("Sid")
         if sid and sid in sids:
-            raise MalformedPolicyError(f"{where}: the Sid {sid!r} is used twice; a Sid must be unique in its policy")
+            raise MalformedPolicyError(f"{where}: the Sid {sid!r} is used twice, but must be unique in its policy")
         sids.add(sid)
     if kind == "trust":
         _check_size("the trust policy", policy_size(document), TRUST_CHARACTERS)
@@ -109,7 +111,7 @@ def statements_of(document: Mapping[str, Any]) -> list[Any]:
     """Return the statements of a policy.
 
     Raises:
-        MalformedPolicyError: It has none.
+        MalformedPolicyError: The policy has no statement.
     """
     statements = document.get("Statement")
     if isinstance(statements, Mapping):
@@ -173,7 +175,7 @@ def _check_statement(statement: object, kind: PolicyKind, where: str) -> None:
     effect = statement.get("Effect")
     if effect not in {"Allow", "Deny"} if isinstance(effect, str) else True:
         problem = f"Effect is {effect!r}" if "Effect" in statement else "Effect is missing"
-        raise MalformedPolicyError(f'{where}: {problem}; it must be "Allow" or "Deny", in this case')
+        raise MalformedPolicyError(f'{where}: {problem}. It must be "Allow" or "Deny", with a capital')
     sid = statement.get("Sid", "")
     if not isinstance(sid, str) or not re.fullmatch("[A-Za-z0-9]*", sid):
         raise MalformedPolicyError(f"{where}: Sid {sid!r} is invalid: use letters and digits only")
@@ -202,7 +204,7 @@ def _one_of(statement: Mapping[str, Any], where: str, element: str) -> str:
     names = [name for name in (element, f"Not{element}") if name in statement]
     if len(names) != 1:
         problem = "has both" if names else "has neither"
-        raise MalformedPolicyError(f"{where} {problem} {element} and Not{element}; it must have one of them")
+        raise MalformedPolicyError(f"{where} {problem} {element} and Not{element}, but needs one of them")
     return names[0]
 
 
@@ -309,7 +311,7 @@ def _check_conditions(condition: object, where: str) -> None:
         for key, values in keys.items():
             if not _CONDITION_KEY.fullmatch(key):
                 raise MalformedPolicyError(
-                    f"{where}: the condition key {key!r} is invalid: write it with its service, as in sts:ExternalId"
+                    f"{where}: the condition key {key!r} is invalid: write it with its service, like sts:ExternalId"
                 )
             if not all(isinstance(value, str | bool | int | float) for value in as_list(values)):
                 raise MalformedPolicyError(
@@ -319,4 +321,6 @@ def _check_conditions(condition: object, where: str) -> None:
 
 def _check_size(what: str, size: int, limit: int) -> None:
     if size > limit:
-        raise MalformedPolicyError(f"{what} would have {size} characters without white space; IAM's quota is {limit}")
+        raise MalformedPolicyError(
+            f"{what} would have {size} characters without white space, and IAM's quota is {limit}"
+        )

@@ -1,4 +1,4 @@
-"""What AWS's STS refuses of an AssumeRole call, and in which words; for tests, where moto's refuses nothing (pure)."""
+"""The rules by which STS refuses AssumeRole calls, and its words, for tests (pure). moto's STS refuses nothing."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class AssumeRoleParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What condition keys say about a call besides its parameters."""
+    """The values of condition keys that aren't parameters of the call."""
 
     organization_id: str | None = None
     """The organization of all accounts, or None if each is on its own."""
@@ -95,7 +95,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """What decides about a role: its trust policy, as JSON text, its tags, and the longest duration of its sessions."""
+    """A role: its trust policy, as JSON text, its tags, and the longest duration of its sessions."""
 
     trust: str
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -108,12 +108,12 @@ class Permissions:
 
     identity: tuple[Policy, ...] = ()
     limits: Mapping[str, tuple[Policy, ...] | None] = field(default_factory=dict)
-    """Policies that only limit: kind (a permissions boundary, a session policy) to documents; None if unknown."""
+    """Policies that only limit, by kind (permissions boundary, session policy). None means that they aren't known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionAttributes:
-    """What a session keeps of the calls that made it."""
+    """The attributes that a session keeps from the calls that created it."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     transitive_tags: Mapping[str, str] = field(default_factory=dict)
@@ -220,9 +220,9 @@ def check(
 
     Args:
         parameters: The call.
-        caller: Who calls.
+        caller: The caller.
         permissions: The caller's policies.
-        role_of: Returns the role with an ARN, None if there is none.
+        role_of: Returns the role with an ARN, or None if it doesn't exist.
         surroundings: Organization, Region, and time. AWS says which policy refused a call only within an organization
             or an account.
 
@@ -275,7 +275,7 @@ def _check_chain(parameters: AssumeRoleParameters, caller: Caller) -> None:
 
 
 def _refusal(call: Call, permissions: Permissions, role: Role | None) -> tuple[str, str] | None:
-    """Return AWS's words for what refuses a call, and what to look at; None if nothing does."""
+    """Return AWS's words for the policy that refuses a call, and the reason. Return None if every policy allows it."""
     identity = judge(permissions.identity, call, kind="identity")
     trust = _NO_POLICY if role is None else judge([Policy(role.trust)], call, kind="trust")
     limits = {
