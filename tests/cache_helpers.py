@@ -11,6 +11,7 @@ import boto3
 from conftest import ROLE
 
 from xacct_lambda._cache_entry import CredentialKey
+from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._request import assume_role_request
 
 SOURCE = boto3.Session()
@@ -47,3 +48,16 @@ def in_threads(number: int, call: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(number) as pool:
         return list(pool.map(run, range(number)))
+
+
+def invalidate(
+    cache: CredentialCache,
+    key: CredentialKey,
+    access_key: str,
+    error_code: str = "",
+    *,
+    may_be_unknown: bool = False,
+    is_retry: bool = False,
+) -> float | None:
+    """Tell the cache that a service rejected credentials."""
+    return cache.invalidate(key, access_key, error_code, may_be_unknown=may_be_unknown, is_retry=is_retry)

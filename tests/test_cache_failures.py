@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from cache_helpers import HOUR, KEY, in_threads
+from cache_helpers import HOUR, KEY, in_threads, invalidate
 from conftest import ROLE, Background, Clock, FakeSTS, outage, refusal
 
 from xacct_lambda._credential_cache import CredentialCache
@@ -310,7 +310,7 @@ def test_a_rejected_set_is_dropped(cache: CredentialCache, sts: FakeSTS, clock: 
     rejected = cache.get(KEY)
     clock.advance(60)
 
-    assert cache.invalidate(KEY, rejected.access_key) == 0
+    assert invalidate(cache, KEY, rejected.access_key) == 0
     assert cache.counts().roles == 0
     assert cache.get(KEY).access_key == "ASIA2"
     assert sts.calls == 2
@@ -321,17 +321,17 @@ def test_a_new_set_is_kept_for_seconds(cache: CredentialCache, sts: FakeSTS, clo
     first = cache.get(KEY)
     clock.advance(4.9)
 
-    assert cache.invalidate(KEY, first.access_key, may_be_unknown=True) == 1
+    assert invalidate(cache, KEY, first.access_key, may_be_unknown=True) == 1
     assert cache.get(KEY) is first
     clock.advance(0.1)
-    assert cache.invalidate(KEY, first.access_key, may_be_unknown=True) == 0
+    assert invalidate(cache, KEY, first.access_key, may_be_unknown=True) == 0
     assert sts.calls == 1
 
 
 def test_a_new_set_that_has_expired_is_dropped(cache: CredentialCache) -> None:
     """A service that says "expired" knows the set. It is replaced at once, but its new replacement is not."""
-    assert cache.invalidate(KEY, cache.get(KEY).access_key) == 0
-    assert cache.invalidate(KEY, cache.get(KEY).access_key) == 1
+    assert invalidate(cache, KEY, cache.get(KEY).access_key) == 0
+    assert invalidate(cache, KEY, cache.get(KEY).access_key) == 1
 
 
 def test_a_new_set_survives_the_rejection_of_an_old_one(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
@@ -340,7 +340,7 @@ def test_a_new_set_survives_the_rejection_of_an_old_one(cache: CredentialCache, 
     clock.advance(60)
 
     def reject_and_sign_again() -> FrozenCredentials:
-        assert cache.invalidate(KEY, old.access_key) == 0
+        assert invalidate(cache, KEY, old.access_key) == 0
         return cache.get(KEY)
 
     new = in_threads(64, reject_and_sign_again)
@@ -355,7 +355,7 @@ def test_a_service_that_accepts_nothing_costs_few_calls(cache: CredentialCache, 
     started = clock()
     for _ in range(3000):
         access_key = cache.get(KEY).access_key
-        if cache.invalidate(KEY, access_key, may_be_unknown=True) == 0:
+        if invalidate(cache, KEY, access_key, may_be_unknown=True) == 0:
             replaced.append(clock() - started)
         clock.advance(1)
 
@@ -369,28 +369,28 @@ def test_a_set_that_lasted_starts_over(
     """After a set that no service rejected, the next rejection counts as the first one."""
     for _ in range(4):
         clock.advance(1000)
-        cache.invalidate(KEY, cache.get(KEY).access_key)
+        invalidate(cache, KEY, cache.get(KEY).access_key)
     cache.get(KEY)
     clock.advance(HOUR - 600)
     cache.get(KEY)
     background.run()
     clock.advance(5)
 
-    assert cache.invalidate(KEY, cache.get(KEY).access_key) == 0
+    assert invalidate(cache, KEY, cache.get(KEY).access_key) == 0
 
 
 def test_a_set_that_is_no_longer_cached_is_signed_again(cache: CredentialCache) -> None:
     """If the cache has no credentials, or other ones, a rejected request is signed again at once."""
-    assert cache.invalidate(KEY, "ASIA0") == 0
+    assert invalidate(cache, KEY, "ASIA0") == 0
     cache.get(KEY)
-    assert cache.invalidate(KEY, "ASIA0") == 0
+    assert invalidate(cache, KEY, "ASIA0") == 0
 
 
 def test_a_rejected_set_gives_way_to_any_other(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """The set that replaces a rejected one may expire earlier."""
     first = cache.get(KEY)
     clock.advance(60)
-    cache.invalidate(KEY, first.access_key)
+    invalidate(cache, KEY, first.access_key)
     sts.lifetime = 900
 
     assert cache.get(KEY).access_key == "ASIA2"

@@ -9,7 +9,7 @@ import traceback
 
 import boto3
 import pytest
-from cache_helpers import HOUR, KEY, SOURCE, key_for
+from cache_helpers import HOUR, KEY, SOURCE, invalidate, key_for
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS, holds_in_a_fork, refusal, until
 
 from xacct_lambda._cache_entry import CredentialKey
@@ -225,7 +225,7 @@ def test_events(sts: FakeSTS, clock: Clock) -> None:
     other = key_for(role_arn=OTHER_ROLE)
     rejected = cache.get(other)
     clock.advance(60)
-    cache.invalidate(other, rejected.access_key, "ExpiredToken")
+    invalidate(cache, other, rejected.access_key, "ExpiredToken")
     cache.get(other)
     cache.get(KEY)
     set_hooks([])

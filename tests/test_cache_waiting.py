@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
-from cache_helpers import HOUR, KEY, SOURCE, Context, in_threads, key_for
+from cache_helpers import HOUR, KEY, SOURCE, Context, in_threads, invalidate, key_for
 from conftest import OTHER_ROLE, ROLE, Background, Clock, FakeSTS, outage, refusal, until
 
 from xacct_lambda._attempts import Attempt, Latch, Purpose, wait_for
@@ -537,7 +537,7 @@ def test_an_exception_of_a_signal_handler_anywhere(situation: str, action: str, 
             sts, clock=clock, start_thread=lambda task: task(), start_background_thread=lambda task: task()
         )
         SITUATIONS[situation](cache, sts, clock)
-        call = partial(cache.get, KEY) if action == "get" else partial(cache.invalidate, KEY, f"ASIA{sts.calls}")
+        call = partial(cache.get, KEY) if action == "get" else partial(invalidate, cache, KEY, f"ASIA{sts.calls}")
         run = next(run for place, run in enumerate(every_function_entry(call), 1) if place == number)
         try:
             was_hit = run(raise_alarm)

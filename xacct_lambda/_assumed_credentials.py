@@ -142,9 +142,9 @@ class AssumedRoleCredentials(Credentials):
             return None
         is_retry = "xacct_lambda_retried" in context
         may_be_unknown = code in _UNKNOWN_CODES and not is_retry
-        delay = self._cache.invalidate(self._key, access_key, code, may_be_unknown=may_be_unknown)
+        delay = self._cache.invalidate(self._key, access_key, code, may_be_unknown=may_be_unknown, is_retry=is_retry)
         left = remaining_seconds()
-        if delay and (is_retry or (left is not None and left <= delay)):
+        if delay is None or (delay and left is not None and left <= delay):
             return None
         context["xacct_lambda_retried" if delay else "xacct_lambda_replaced"] = True
         return delay

@@ -62,7 +62,7 @@ class CredentialKey:
 class CachedSet:
     """One set of credentials, and when to refresh it."""
 
-    __slots__ = ("expires_at", "frozen", "is_rejected", "issued_at", "refresh_at")
+    __slots__ = ("expires_at", "frozen", "is_rejected", "issued_at", "refresh_at", "retry_failed")
 
     def __init__(self, issued: IssuedCredentials, issued_at: float, refresh_at: float) -> None:
         self.frozen = issued.frozen
@@ -72,6 +72,8 @@ class CachedSet:
         """Start of the advisory window, with jitter."""
         self.is_rejected = False
         """Whether a service rejected the set."""
+        self.retry_failed = False
+        """Whether a service rejected the set again when a request was sent a second time."""
 
     def is_valid(self, now: float, min_ttl_seconds: float = 0) -> bool:
         return self.expires_at - now > min_ttl_seconds and not self.is_rejected

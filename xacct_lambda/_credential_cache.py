@@ -199,8 +199,8 @@ class CredentialCache:
         return cached.expires_at if cached is not None and cached.is_valid(now) else None
 
     def invalidate(
-        self, key: CredentialKey, access_key: str, error_code: str = "", *, may_be_unknown: bool = False
-    ) -> float:
+        self, key: CredentialKey, access_key: str, error_code: str = "", *, may_be_unknown: bool, is_retry: bool
+    ) -> float | None:
         """Drop the credentials with this access key, which a service rejected; return when to sign the request again.
 
         Other credentials are never dropped.
@@ -211,9 +211,11 @@ class CredentialCache:
             error_code: The service's error code.
             may_be_unknown: Whether the service may not know the credentials yet. If so, a set that is only seconds old
                 is not dropped.
+            is_retry: Whether the request was sent a second time with the same set.
 
         Returns:
-            Seconds to wait before the request is signed again: 0 with other credentials, more with the same ones.
+            Seconds to wait before the request is signed again: 0 with other credentials, more with the same ones, None
+            if that would not help.
         """
         now = self._advance()
         entry = self._entries.get(key)
@@ -221,7 +223,9 @@ class CredentialCache:
         if entry is None or cached is None or cached.frozen.access_key != access_key or cached.is_rejected:
             return 0
         if not entry.reject(cached, now, may_be_unknown=may_be_unknown):
-            return _SETTLING_DELAY
+            # One request finds out for all others that the service goes on rejecting the set.
+            cached.retry_failed = cached.retry_failed or is_retry
+            return None if cached.retry_failed else _SETTLING_DELAY
         publish("rejection", key.request.role_arn, error_code=error_code or None, expires_at=cached.expires_at)
         return 0
 
