@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from hypothesis import settings
 from scripted_sts import ScriptedSTS, scripted_sts
 
 from xacct_lambda import _sessions
@@ -30,6 +31,10 @@ ROLE = "arn:aws:iam::222222222222:role/role-on-source-account"
 OTHER_ROLE = "arn:aws:iam::333333333333:role/teams/orders/Reader"
 
 RunSuite = Callable[..., pytest.RunResult]
+
+# A deadline for each example fails on a busy machine.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 RecordMessage = Callable[[Path, str, str], None]
 
 
