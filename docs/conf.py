@@ -93,8 +93,16 @@ def _open_when_clicked(app: Sphinx, document: nodes.document, page: str) -> None
         image.replace_self(nodes.reference("", "", image.copy(), refuri=address, internal=True))
 
 
+def _remove_comments(_app: Sphinx, document: nodes.document) -> None:
+    """Leave out HTML comments: tests of a page's examples, and notes for maintainers."""
+    for raw in list(document.findall(nodes.raw)):
+        if raw.astext().startswith("<!--"):
+            raw.parent.remove(raw)
+
+
 def setup(app: Sphinx) -> None:
-    """Have each function shown by one signature, of public names, and each picture in full."""
+    """Show each function by one signature with public names, and each picture in full. Leave out comments."""
+    app.connect("doctree-read", _remove_comments)
     app.connect("doctree-resolved", _open_when_clicked)
     app.connect("autodoc-process-signature", _without_private_names)
     # Overloads tell type checkers what return_exceptions means; the function's own signature has all arguments.

@@ -74,7 +74,8 @@ def sentences(path: Path) -> Iterator[Sentence]:
 
 
 def _page(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs, list items, and table cells of a page, without its code."""
+    """Yield the paragraphs, list items, and table cells of a page, without its code and hidden tests."""
+    source = re.sub(r"(?ms)^<!-- test\n.*?^-->$", lambda test: "\n" * test[0].count("\n"), source)
     in_code = False
     lines: list[str] = []
     started = 0

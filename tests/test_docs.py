@@ -42,6 +42,9 @@ PROGRAMS |= {"cd", "cp", "curl", "echo", "grep", "ls", "mkdir", "rm", "sha256sum
 MODULES = {"build", "pip", "pytest", "sphinx", "twine", "xacct_lambda"}
 
 
+HIDDEN_TEST = "hidden test"
+
+
 class Block(NamedTuple):
     """A fenced block of a page."""
 
@@ -58,21 +61,24 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page, and its hidden tests: comments that begin with ``<!-- test``."""
     text = page.read_text(encoding="utf-8")
     found = re.finditer(
         r"(?:^`(?P<module>\w+)\.py`\n\n)?"
-        r'^(?P<fence>```+)(?P<language>[^\s`]*)(?: title="(?P<title>.*)")?.*\n(?P<text>(?s:.*?))^(?P=fence)$',
+        r"(?P<start>^)(?:"
+        r'(?P<fence>```+)(?P<language>[^\s`]*)(?: title="(?P<title>.*)")?.*\n(?P<text>(?s:.*?))^(?P=fence)$'
+        r"|<!-- test\n(?P<test>(?s:.*?))^-->$)",
         text,
         re.MULTILINE,
     )
     return [
         Block(
             page,
-            text.count("\n", 0, match.start("fence")) + 1,
-            match["language"],
+            text.count("\n", 0, match.start("start")) + 1,
+            HIDDEN_TEST if match["language"] is None else match["language"],
             match["title"],
             match["module"],
-            match["text"],
+            match["text"] if match["test"] is None else match["test"],
         )
         for match in found
     ]
@@ -171,6 +177,7 @@ CHECKS: dict[str, Callable[..., None] | None] = {
     "json": loads_json,
     "py": None,  # test_code_that_is_not_run_is_typed
     "python": None,  # test_code_of_a_page_runs
+    HIDDEN_TEST: None,  # the same
     "sh": calls_what_exists,
     "sql": None,  # test_monitoring.py runs them
     "terraform": loads_hcl,
@@ -218,11 +225,11 @@ def test_a_block_with_a_title_is_a_file(block: Block) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.name)
 def test_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of a page run, one after the other, on moto's AWS; so do the tests that they define."""
+    """The Python blocks of a page run in order on moto's AWS, with its hidden tests and the tests that they define."""
     namespaces: dict[str | None, dict[str, Any]] = {None: {}}
     with mock_aws():
         for block in blocks_of(page):
-            if block.language != "python" or block.title:
+            if block.language not in {"python", HIDDEN_TEST} or block.title:
                 continue
             if block.module not in namespaces:
                 module = ModuleType(str(block.module))
