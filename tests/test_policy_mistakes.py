@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"trust": trust(principal="*")},
         "unknown element 'principal': did you mean Principal?",
     ),
-    "no Principal": ({"trust": trust(without="Principal")}, "has neither Principal and NotPrincipal"),
+    "no Principal": ({"trust": trust(without="Principal")}, "has neither Principal nor NotPrincipal"),
     "bare ARN as Principal": ({"trust": trust(Principal=FUNCTION_ROLE)}, 'Principal must be "*" or an object such as'),
     "list as Principal": ({"trust": trust(Principal=[FUNCTION_ROLE])}, 'Principal must be "*" or an object such as'),
     "service under AWS": (
@@ -88,7 +88,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "any action": ({"trust": trust(Action="*")}, "has the action '*': a trust policy may have actions of STS only"),
     "an action of S3": ({"trust": trust(Action=["sts:AssumeRole", "s3:GetObject"])}, "has the action 's3:GetObject'"),
-    "no Action": ({"trust": trust(without="Action")}, "has neither Action and NotAction"),
+    "no Action": ({"trust": trust(without="Action")}, "has neither Action nor NotAction"),
     "a Resource": (
         {"trust": trust(Resource="*")},
         "has the prohibited element Resource: a trust policy has a Principal",
@@ -124,7 +124,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"grant": permissions(Principal={"AWS": FUNCTION_ROLE})},
         "prohibited element Principal: an identity",
     ),
-    "no Resource": ({"grant": permissions(without="Resource")}, "has neither Resource and NotResource"),
+    "no Resource": ({"grant": permissions(without="Resource")}, "has neither Resource nor NotResource"),
     "the role's name as Resource": ({"grant": permissions(Resource="Reader")}, "the resource 'Reader' is invalid"),
     "no Version": ({"grant": permissions(version=None)}, "Version must be 2012-10-17 in an identity policy"),
     "an action without its service": (

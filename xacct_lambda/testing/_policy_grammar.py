@@ -203,8 +203,8 @@ def _one_of(statement: Mapping[str, Any], where: str, element: str) -> str:
     """Return which of an element and its negation a statement has."""
     names = [name for name in (element, f"Not{element}") if name in statement]
     if len(names) != 1:
-        problem = "has both" if names else "has neither"
-        raise MalformedPolicyError(f"{where} {problem} {element} and Not{element}, but needs one of them")
+        problem = f"has both {element} and" if names else f"has neither {element} nor"
+        raise MalformedPolicyError(f"{where} {problem} Not{element}, but needs one of them")
     return names[0]
 
 
