@@ -232,7 +232,7 @@ def tenants_table(steps: list[Sample]) -> str:
     """Show what a process holds as tenants pass."""
     shown = [step for step in steps if step["tenants"] in {1, BOUND, 250, 500, 1000, 2000, 3000, 4000, 5000}]
     return table(
-        ("tenants that have passed", "resident MB", "open files", "sessions held", "sets of credentials held"),
+        ("tenants so far", "resident MB", "open files", "cached sessions", "cached sets of credentials"),
         (
             [
                 f"{step['tenants']:,}",
@@ -251,9 +251,9 @@ def _draw(bounded: list[Sample], unbounded: list[Sample], path: Path) -> None:
     for axes, figure, title in zip(
         chart.subplots(1, 2), ("mb", "files"), ("resident memory, MB", "open files"), strict=True
     ):
-        for steps, label in ((bounded, f"bound of {BOUND}"), (unbounded, "no bound in reach")):
+        for steps, label in ((bounded, f"limit of {BOUND}"), (unbounded, "without a limit")):
             axes.plot([step["tenants"] for step in steps], [step[figure] for step in steps], marker=".", label=label)
-        axes.set(title=title, xlabel="tenants that have passed", ylim=(0, None))
+        axes.set(title=title, xlabel="tenants so far", ylim=(0, None))
         axes.legend()
     save(chart, path)
 
