@@ -20,7 +20,7 @@ from .page import DOCS
 from .processor import held_processor
 from .report import CHART, COMMAND, body, draw, markdown
 
-_DEFAULT = Effort(repeat=5, repeat_cold=15, repeat_long=3, most_roles=2000, warm_rounds=30)
+_DEFAULT = Effort(repeat=5, repeat_cold=11, repeat_long=3, most_roles=2000, warm_rounds=30)
 _QUICK = Effort(repeat=1, repeat_cold=1, repeat_long=1, most_roles=60, warm_rounds=5)
 
 

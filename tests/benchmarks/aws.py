@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import re
 import socket
@@ -122,6 +123,9 @@ class _Server:
 
 
 def _serve(listeners: dict[socket.socket, ssl.SSLContext | None]) -> None:
+    # asyncio warns about answers to clients that have gone.
+    logging.disable()
+
     async def serve_all() -> None:
         server = _Server()
         running = [

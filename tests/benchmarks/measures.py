@@ -225,8 +225,8 @@ def _many(runner: Runner, effort: Effort, hold: Hold) -> Figures:
             for _ in range(repeat)
         ]
     figures["starved"] = {
-        str(workers): runner.rounds(2, "starved", ("xacct",), workers, hold=hold)["xacct"]
-        for workers in ("default", 32)
+        str(workers): runner.rounds(rounds, "starved", ("xacct",), workers, hold=hold)["xacct"]
+        for workers, rounds in (("default", 2), (50, 1))
     }
     return figures
 

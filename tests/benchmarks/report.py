@@ -434,7 +434,7 @@ def _life_text(figures: Figures) -> str:
     return f"""## Life cycle
 
 Signatures from the start of the refresh window (15 minutes before expiry) until 65 seconds are left. The clock is set
-by hand. A signature that takes more than 50 ms has waited.
+by hand, and runs about 200 times as fast as STS answers. A signature that takes more than 50 ms has waited.
 
 {table(("", "signatures", "waits", "longest, ms", "requests"), waits)}
 
