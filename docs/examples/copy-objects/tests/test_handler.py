@@ -51,7 +51,7 @@ def test_copies_an_object_with_its_headers(source, copies, lambda_context, key):
 
 
 def test_streams_a_large_object_in_parts(source, copies, lambda_context):
-    lambda_context.timeout_seconds = 60  # as in template.yaml
+    lambda_context.timeout_seconds = 900  # as in template.yaml
     body = bytes(range(256)) * (20 * MIB // 256)
     source.put_object(Bucket=SOURCE_BUCKET, Key="large", Body=body)
 
