@@ -64,8 +64,8 @@ class Target(NamedTuple):
 
 def _number(value: float) -> str:
     """Return a figure with three significant digits."""
-    if value == 0:
-        return "0"
+    if value == int(value):
+        return f"{value:,.0f}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(decimals, 3 if abs(value) < 0.1 else 2)}f}"
 
