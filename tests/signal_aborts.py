@@ -20,7 +20,7 @@ from botocore.config import Config
 from conftest import OTHER_ROLE, ROLE, Clock, FakeSTS
 from tls_server import CA, https_server
 
-from xacct_lambda import _connections, _sessions, assumed_session
+from xacct_lambda import _sessions, _urllib3_pools, assumed_session
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._sessions import SessionCache
 
@@ -49,7 +49,7 @@ def call_and_abort(function: Callable[[], Any], times: int) -> None:
 
 def stack_is_usable() -> bool:
     """Abort the methods of the stack of idle connections."""
-    stack = _connections._Stack(2)
+    stack = _urllib3_pools._Stack(2)
 
     def use() -> None:
         with contextlib.suppress(queue.Full, queue.Empty):

@@ -32,6 +32,7 @@ from tls_server import CA, HTTPSServer, answering_twice, https_server, proxy_ser
 from xacct_lambda import (
     _connections,
     _sessions,
+    _urllib3_pools,
     assume_role,
     assumed_session,
     cache_clear,
@@ -934,7 +935,7 @@ def test_signal_handlers_that_raise(tmp_path: Path) -> None:
 
 def test_the_stack_is_a_queue() -> None:
     """The stack returns the connection used last, and raises what urllib3 expects of a queue."""
-    stack = _connections._Stack(2)
+    stack = _urllib3_pools._Stack(2)
     stack.put("older", block=False)
     stack.put("newer", block=False)
     with pytest.raises(queue.Full):

@@ -13,22 +13,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import ssl
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextvars import ContextVar
-from functools import partial
-from queue import Empty, Full
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Hashable, Mapping
+from typing import Any, Final, NamedTuple
 
 from botocore.awsrequest import AWSHTTPConnectionPool, AWSHTTPSConnectionPool
 from botocore.httpsession import ProxyConfiguration, URLLib3Session, get_cert_path
 from cachetools import LRUCache
 from urllib3 import PoolManager, ProxyManager, Timeout
 
+from xacct_lambda._tls_context import File, SharedContext
+from xacct_lambda._urllib3_pools import POOL_CLASSES
 from xacct_lambda.exceptions import ConfigurationError
 
 _SWITCH: Final = "XACCT_LAMBDA_SHARE_CONNECTIONS"
@@ -55,7 +52,7 @@ class ConnectionPools:
         self._recent: LRUCache[Hashable, _SharedPools] = LRUCache(max_settings)
         # Clients keep using pools that the bounded cache has evicted, and drop() must reach these too.
         self._all: weakref.WeakSet[_SharedPools] = weakref.WeakSet()
-        self._contexts: weakref.WeakValueDictionary[Hashable, _SharedContext] = weakref.WeakValueDictionary()
+        self._contexts: weakref.WeakValueDictionary[Hashable, SharedContext] = weakref.WeakValueDictionary()
         self._loading: _Loading | None = None
 
     def share(self, client: Any) -> Any:
@@ -130,11 +127,11 @@ class ConnectionPools:
         self._loading = None
         self.drop()
 
-    def context(self, key: Hashable, new: ssl.SSLContext) -> _SharedContext:
+    def context(self, key: Hashable, new: ssl.SSLContext) -> SharedContext:
         """Return the context that is shared under this key, or else make ``new`` the shared one."""
         context = self._contexts.get(key)
         if context is None or not context.is_usable():
-            context = self._contexts[key] = _SharedContext.convert(new)
+            context = self._contexts[key] = SharedContext.convert(new)
         return context
 
     def _shared_session(self, session: Any, endpoint_url: str) -> _SharedSession:
@@ -162,12 +159,12 @@ class ConnectionPools:
 class _Loading(NamedTuple):
     """A trust store that a thread loads."""
 
-    context: _SharedContext
+    context: SharedContext
     """Referenced here, because no client does so yet."""
     thread: threading.Thread
 
 
-def _load(context: _SharedContext, path: str) -> None:
+def _load(context: SharedContext, path: str) -> None:
     with contextlib.suppress(OSError):
         context.load_verify_locations(path)
 
@@ -180,31 +177,13 @@ def _is_enabled() -> bool:
     return is_enabled
 
 
-class _File(NamedTuple):
-    """A file in the state in which it was read; not equal to the same path with other content."""
-
-    path: str
-    state: tuple[int, ...]
-
-    @classmethod
-    def at(cls, path: str | None) -> _File | None:
-        if path is None:
-            return None
-        path = os.path.expanduser(path)  # noqa: PTH111 - urllib3 does the same, and passes the result on
-        try:
-            status = os.stat(path)  # noqa: PTH116 - the same
-        except OSError:
-            return cls(path, ())
-        return cls(path, (status.st_mtime_ns, status.st_size, status.st_ino))
-
-
 class _TLSSettings(NamedTuple):
     """Whatever decides whom a TLS context trusts and who it says it is."""
 
     is_verified: bool
-    bundle: _File | None
-    certificate: _File | None
-    key: _File | None
+    bundle: File | None
+    certificate: File | None
+    key: File | None
 
 
 class _ConnectionSettings(NamedTuple):
@@ -214,7 +193,7 @@ class _ConnectionSettings(NamedTuple):
     attributes: Hashable
 
 
-_POOL_CLASSES: Final = {"http": AWSHTTPConnectionPool, "https": AWSHTTPSConnectionPool}
+_BOTOCORE_POOL_CLASSES: Final = {"http": AWSHTTPConnectionPool, "https": AWSHTTPSConnectionPool}
 
 
 def _connection_settings(session: Any) -> _ConnectionSettings:
@@ -225,7 +204,7 @@ def _connection_settings(session: Any) -> _ConnectionSettings:
     """
     attributes = dict(vars(session))
     del attributes["_manager"], attributes["_proxy_managers"]
-    if attributes.pop("_pool_classes_by_scheme") != _POOL_CLASSES:
+    if attributes.pop("_pool_classes_by_scheme") != _BOTOCORE_POOL_CLASSES:
         raise TypeError("its pool classes are not botocore's")
     attributes["_max_pool_connections"] = max(attributes["_max_pool_connections"], _MIN_POOL_SIZE)
     # For a request to an http:// address through an HTTPS proxy, urllib3 turns verification off in the TLS context that
@@ -237,9 +216,9 @@ def _connection_settings(session: Any) -> _ConnectionSettings:
     verify = attributes["_verify"]
     tls = _TLSSettings(
         bool(verify),
-        _File.at(get_cert_path(verify)) if verify else None,
-        _File.at(attributes["_cert_file"]),
-        _File.at(attributes["_key_file"]),
+        File.at(get_cert_path(verify)) if verify else None,
+        File.at(attributes["_cert_file"]),
+        File.at(attributes["_key_file"]),
     )
     return _ConnectionSettings(tls, _hashable(attributes))
 
@@ -272,7 +251,7 @@ class _SharedPools:
         self.needs_trust_store = False
         self._owner = owner
         self._tls = tls
-        self._context: _SharedContext | None = None
+        self._context: SharedContext | None = None
         # By process ID: a child would read the answers to its parent's requests.
         self._current: dict[int, _Managers] = {}
 
@@ -292,7 +271,7 @@ class _SharedPools:
         # Not manager.clear(), which closes the pools of requests in progress in urllib3 1.26.
         self._current.clear()
 
-    def context(self, new: ssl.SSLContext) -> _SharedContext:
+    def context(self, new: ssl.SSLContext) -> SharedContext:
         """Return the TLS context of these clients; ``new`` if there is none yet."""
         if self._context is None or not self._context.is_usable():
             self._context = self._owner.context(self._tls, new)
@@ -313,7 +292,7 @@ class _SharedSession(URLLib3Session):
         # Not super().__init__(), which would create one more TLS context. The settings are those of botocore's session.
         vars(self).update(vars(session))
         del vars(self)["_manager"], vars(self)["_proxy_managers"]
-        self._pool_classes_by_scheme = _SHARED_POOL_CLASSES
+        self._pool_classes_by_scheme = POOL_CLASSES
         self.pools = pools
 
     @property
@@ -343,156 +322,3 @@ class _SharedSession(URLLib3Session):
 
     def close(self) -> None:
         """Do nothing: other clients use the connections, and unused ones take part in the bounds."""
-
-
-class _SharedContext(ssl.SSLContext):
-    """A TLS context that loads each file once.
-
-    urllib3 has a context load the trust store for each new connection: 25 ms of CPU time for certifi's bundle.
-    """
-
-    _lock: threading.Lock
-    _applied: dict[str, Hashable]
-    _users: set[int]
-    _process: int
-
-    @classmethod
-    def convert(cls, context: ssl.SSLContext) -> _SharedContext:
-        """Make this a shared context; botocore has configured it.
-
-        Raises:
-            TypeError: Its class is not Python's own, as if ``truststore`` is in use.
-        """
-        if type(context) is not cls.__base__:
-            raise TypeError(f"its TLS context is a {type(context).__name__}")
-        context.__class__ = cls
-        vars(context).update(_lock=threading.Lock(), _applied={}, _users=set(), _process=os.getpid())
-        return cast("_SharedContext", context)
-
-    def is_usable(self) -> bool:
-        """Say whether this process can use the context.
-
-        If a thread of the parent was using it at the time of a fork, OpenSSL's locks in it stay locked in the child.
-        """
-        process = os.getpid()
-        if not self._users:
-            self._process = process
-        return self._process == process
-
-    def load_verify_locations(self, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
-        self._apply_once(
-            "trust store",
-            (_File.at(cafile), capath, cadata),
-            partial(super().load_verify_locations, cafile, capath, cadata),
-        )
-
-    def load_cert_chain(self, certfile: Any, keyfile: Any = None, password: Any = None) -> None:
-        self._apply_once(
-            "certificate",
-            (_File.at(certfile), _File.at(keyfile), password),
-            partial(super().load_cert_chain, certfile, keyfile, password),
-        )
-
-    def set_alpn_protocols(self, alpn_protocols: Any) -> None:
-        # OpenSSL doesn't lock these, so they mustn't be replaced while another thread connects.
-        self._apply_once("protocols", tuple(alpn_protocols), partial(super().set_alpn_protocols, alpn_protocols))
-
-    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        with self._in_use():
-            return super().wrap_socket(*args, **kwargs)
-
-    def _apply_once(self, name: str, value: Hashable, apply: Callable[[], None]) -> None:
-        with self._in_use(), self._lock:
-            if self._applied.get(name) != value:
-                apply()
-                self._applied[name] = value
-
-    @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
-        thread = threading.get_ident()
-        self._users.add(thread)
-        try:
-            yield
-        finally:
-            self._users.discard(thread)
-
-
-class _Stack:
-    """The idle connections of one host, in place of :class:`queue.LifoQueue`.
-
-    An exception in a signal handler can leave the queue's lock locked, and then every later request would wait for it.
-    A deque needs no lock.
-    """
-
-    def __init__(self, maxsize: int) -> None:
-        self._maxsize = maxsize
-        self._items: deque[Any] = deque()
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: ARG002, FBT001, FBT002 - the queue's
-        try:
-            return self._items.pop()
-        except IndexError:
-            raise Empty from None
-
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002, FBT001, FBT002
-        # Threads that race here keep a few more connections than the size.
-        if len(self._items) >= self._maxsize:
-            raise Full
-        self._items.append(item)
-
-    def qsize(self) -> int:
-        return len(self._items)
-
-
-_used_connections: ContextVar[list[Any] | None] = ContextVar("xacct_lambda_used_connections", default=None)
-
-
-@contextlib.contextmanager
-def connections_used(connections: list[Any]) -> Iterator[None]:
-    """Collect the connections on which requests are sent in this context."""
-    token = _used_connections.set(connections)
-    try:
-        yield
-    finally:
-        _used_connections.reset(token)
-        connections.clear()
-
-
-def abort_connection(connection: Any) -> None:
-    """End whatever is in flight on a connection of urllib3, from another thread. Its read fails at once."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        # Not the TLS socket's own shutdown(), which would wait for the thread that reads.
-        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-
-
-class _PoolMixin:
-    """Reuses a connection only if its next bytes are the answer to the next request, perhaps of another role."""
-
-    QueueCls: Any = _Stack
-    ConnectionCls: Any
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        connection = super()._get_conn(timeout)  # type: ignore[misc]
-        if type(connection) is not self.ConnectionCls:
-            # Tools such as vcrpy replace the class for a while. These connections answer from a recording.
-            connection.close()
-            return self._new_conn()  # type: ignore[attr-defined]
-        # urllib3 looks for unread bytes on the socket, but OpenSSL may have read and decrypted them already.
-        pending = getattr(connection.sock, "pending", None)
-        if pending and pending():
-            connection.close()
-        used = _used_connections.get()
-        if used is not None:
-            used.append(connection)
-        return connection
-
-
-class _HTTPPool(_PoolMixin, AWSHTTPConnectionPool):
-    pass
-
-
-class _HTTPSPool(_PoolMixin, AWSHTTPSConnectionPool):
-    pass
-
-
-_SHARED_POOL_CLASSES: Final = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -19,10 +19,11 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 from botocore.parsers import ResponseParserError
 from cachetools import LRUCache
 
-from xacct_lambda._connections import ConnectionPools, abort_connection, connections_used
+from xacct_lambda._connections import ConnectionPools
 from xacct_lambda._errors import STS_EXCEPTIONS, caller_credentials_error, translate_error
 from xacct_lambda._redaction import assume_role_unlogged
 from xacct_lambda._request import AssumeRoleRequest
+from xacct_lambda._urllib3_pools import abort_connection, connections_used
 from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, STSUnavailableError, XacctLambdaError
 
 _ATTEMPT_TIMEOUT: Final = 1.0
