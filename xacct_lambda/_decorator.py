@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import keyword
 import threading
 import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any, Concatenate, Final, NamedTuple, Protocol, TypeVar, Unpack
 
 import boto3
-from boto3.session import Session
-from botocore.config import Config
-from botocore.exceptions import DataNotFoundError
-from botocore.loaders import Loader
 
 from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
+from xacct_lambda._handler_signature import describe, public_signature
 from xacct_lambda._init_phase import InitPhase
+from xacct_lambda._injections import Injection, parse_injections
 from xacct_lambda._invocation import (
     Invocation,
     InvocationGenerator,
@@ -27,9 +24,8 @@ from xacct_lambda._invocation import (
     current_context,
     find_context,
 )
-from xacct_lambda._options import AssumeRoleOptions, PerEvent, call_option, check_region, did_you_mean, validate_options
+from xacct_lambda._options import AssumeRoleOptions, PerEvent, call_option, validate_options
 from xacct_lambda._redaction import hide_arguments
-from xacct_lambda._service_models import default_loader
 from xacct_lambda._sessions import check_chained_duration, session_from_options
 from xacct_lambda.exceptions import ConfigurationError
 
@@ -110,7 +106,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
         raise ConfigurationError("prefetch", f"{prefetch!r} is not True, False or None")
     checked = validate_options(options, others=inspect.signature(assume_role).parameters.keys() - {"options"})
     check_chained_duration(checked.get("duration_seconds", 0), checked.get("source_session"))
-    injections = _injections(clients, resources, session, options.get("source_session"))
+    injections = parse_injections(clients, resources, session, options.get("source_session"))
     injector = _Injector(role_arn, injections, allowed_roles, checked)
     init_phase.expect(injector)
 
@@ -120,22 +116,6 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
         return wrapper
 
     return decorate
-
-
-class _Injection(NamedTuple):
-    kind: str
-    """``client`` or ``resource``, methods of the session; or ``session``, the session itself."""
-    arguments: Mapping[str, Any]
-
-    def build(self, session: _sessions.AssumedSession) -> Any:
-        """Return the object to inject: a client is the same for every decorated function, a resource is a new one."""
-        match self.kind:
-            case "client":
-                return session.injected_client(**self.arguments)
-            case "resource":
-                return session.resource(**self.arguments)
-            case _:
-                return session
 
 
 class _InjectionCache:
@@ -181,7 +161,7 @@ class _Injector:
     def __init__(
         self,
         role_arn: str | Callable[..., str],
-        injections: Mapping[str, _Injection],
+        injections: Mapping[str, Injection],
         allowed_roles: Iterable[str] | None,
         options: Mapping[str, Any],
     ) -> None:
@@ -199,9 +179,10 @@ class _Injector:
         self._role_arn = role_arn if callable(role_arn) else self._allowed.checked(role_arn)
         self._options = options
 
-    def argument_of(self, name: str) -> str:
-        """Return the decorator's argument that asks for an injection."""
-        return {"client": "clients", "resource": "resources"}.get(self._injections[name].kind, "session")
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The decorator's argument that asks for each injection, by the name of the parameter."""
+        return {name: injection.argument for name, injection in self._injections.items()}
 
     @property
     def role(self) -> RoleUsage:
@@ -273,7 +254,8 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
         raise ConfigurationError(
             "handler", f"a {type(handler).__name__} cannot be called; decorate the function below it"
         )
-    signature = _public_signature(handler, injector)
+    _reject_second_injection(handler, injector)
+    signature = public_signature(handler, injector.arguments)
     call = _caller(handler, injector, signature)
 
     async def await_(*args: Any, **kwargs: Any) -> Any:
@@ -295,8 +277,8 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
     ):
         if is_kind(handler) or is_kind(type(handler).__call__):
             wrapper = wrapper_of_kind
-    named = handler.func if isinstance(handler, functools.partial) else handler
-    functools.update_wrapper(wrapper, named if hasattr(named, "__name__") else type(named), updated=())
+    function = handler.func if isinstance(handler, functools.partial) else handler
+    functools.update_wrapper(wrapper, function if hasattr(function, "__name__") else type(function), updated=())
     vars(wrapper).update(
         # Decorators leave notes for one another in the attributes of a function. An object's attributes are its state.
         vars(handler) if inspect.isfunction(handler) else {},
@@ -351,7 +333,7 @@ def _explain(error: TypeError, injector: _Injector, handler: Callable[..., Any])
     names = [name for name in injector.names if f"'{name}'" in text]
     if names and ("required keyword" in text or "unexpected keyword" in text or "required positional" in text):
         error.add_note(
-            f"@assume_role passes {names[0]!r} as a keyword argument to {_describe(handler)}. If a decorator below "
+            f"@assume_role passes {names[0]!r} as a keyword argument to {describe(handler)}. If a decorator below "
             "@assume_role doesn't pass keyword arguments on, put @assume_role directly above the function"
         )
 
@@ -361,185 +343,10 @@ def _injectors_of(handler: Callable[..., Any]) -> tuple[_Injector, ...]:
     return getattr(handler, "__xacct_lambda__", ())
 
 
-def _public_signature(handler: Callable[..., Any], injector: _Injector) -> inspect.Signature:
-    """Return the handler's signature as its callers see it. Reject a handler that can't accept what is injected."""
-    signature = inspect.signature(handler)
-    described = _describe(handler)
-    parameters = signature.parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name in injector.names:
-        argument = injector.argument_of(name)
-        if any(name in below.names for below in _injectors_of(handler)):
+def _reject_second_injection(handler: Callable[..., Any], injector: _Injector) -> None:
+    names_below = {name for below in _injectors_of(handler) for name in below.names}
+    for name, argument in injector.arguments.items():
+        if name in names_below:
             raise ConfigurationError(
-                argument, f"{name!r} is injected twice into {described}: give one of the two another name"
+                argument, f"{name!r} is injected twice into {describe(handler)}: give one of the two another name"
             )
-        if name not in parameters and not takes_any:
-            raise ConfigurationError(
-                argument,
-                f"{described} has no parameter {name!r}: add it, for example (event, context, *, {name})",
-            )
-        if name in parameters and not _accepts_by_keyword(name, signature, injector.names):
-            form = f"(event, context, *, {name})"
-            raise ConfigurationError(
-                argument, f"{described} can't accept {name!r} by keyword: put it after a *, for example {form}"
-            )
-        _reject_dropped_keyword(name, argument, handler)
-    public = [parameter for name, parameter in parameters.items() if name not in injector.names]
-    return _evaluate_annotations(signature.replace(parameters=public), handler)
-
-
-def _describe(handler: Callable[..., Any]) -> str:
-    """Return the name of a handler with its signature, for a message."""
-    named = handler.func if isinstance(handler, functools.partial) else handler
-    return f"{getattr(named, '__qualname__', type(named).__name__)}{inspect.signature(handler)}"
-
-
-def _accepts_by_keyword(name: str, signature: inspect.Signature, injected: Iterable[str]) -> bool:
-    """Return whether a parameter can be passed by keyword if all that aren't injected are passed by position."""
-    parameters = signature.parameters
-    if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
-        return True
-    by_position = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    others = [other for other in parameters if parameters[other].kind in by_position and other not in set(injected)]
-    has_more = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values())
-    # Lambda passes two arguments also to a handler that declares only the event.
-    arguments = [None] * (len(others) + (len(others) == 1) + has_more)
-    try:
-        signature.bind_partial(*arguments, **{name: None})
-    except TypeError:
-        return False
-    return True
-
-
-def _reject_dropped_keyword(name: str, argument: str, handler: Callable[..., Any]) -> None:
-    """Reject a decorator below that shows the handler's signature (functools.wraps) and accepts fewer keywords."""
-    level: Any = handler
-    while level is not None:
-        called = level if inspect.isroutine(level) or isinstance(level, functools.partial) else type(level).__call__
-        if not _accepts_keyword(called, name):
-            code = getattr(called, "__code__", None)
-            place = f" ({code.co_qualname}, line {code.co_firstlineno} of its file)" if code else ""
-            raise ConfigurationError(
-                argument,
-                f"{_describe(handler)} has a decorator{place} that doesn't pass {name!r} on: let it accept and pass on "
-                "**kwargs, or put @assume_role below it, directly above the function",
-            )
-        wrapped = getattr(level, "__wrapped__", None)
-        level = level.func if wrapped is None and isinstance(level, functools.partial) else wrapped
-
-
-def _accepts_keyword(function: Callable[..., Any], name: str) -> bool:
-    try:
-        parameters = inspect.signature(function, follow_wrapped=False).parameters
-    except (TypeError, ValueError):
-        # A callable of a C library may have no signature.
-        return True
-    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-def _evaluate_annotations(signature: inspect.Signature, handler: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature with types for the strings of ``from __future__ import annotations``.
-
-    FastAPI and Powertools look the names up in the globals of the function that they get, which is the wrapper.
-    """
-    function = inspect.unwrap(handler.func if isinstance(handler, functools.partial) else handler)
-    names = getattr(function, "__globals__", None) or getattr(type(function).__call__, "__globals__", {})
-
-    def evaluate(annotation: Any) -> Any:
-        if isinstance(annotation, str):
-            # A name that is imported for type checkers only, or defined later, stays a string.
-            with suppress(Exception):
-                return eval(annotation, names)  # noqa: S307 - text of the handler's own module
-        return annotation
-
-    return signature.replace(
-        parameters=[
-            parameter.replace(annotation=evaluate(parameter.annotation)) for parameter in signature.parameters.values()
-        ],
-        return_annotation=evaluate(signature.return_annotation),
-    )
-
-
-def _injections(
-    clients: Iterable[str] | Mapping[str, Any],
-    resources: Iterable[str] | Mapping[str, Any],
-    session: str | None,
-    source_session: boto3.Session | None,
-) -> dict[str, _Injection]:
-    """Return the injection of each parameter, checked against the services of boto3."""
-    injections: dict[str, _Injection] = {}
-    # Why a private attribute: see RoleSession. Another type of source_session is rejected with the other options.
-    loader = source_session._loader if isinstance(source_session, Session) else default_loader()  # noqa: SLF001
-    for argument, kind, wanted in (("clients", "client", clients), ("resources", "resource", resources)):
-        for name, arguments in _parse_injections(argument, wanted):
-            _check_arguments(argument, kind, arguments, loader)
-            _register(injections, argument, name, _Injection(kind, arguments))
-    if session is not None:
-        _register(injections, "session", session, _Injection("session", {}))
-    if not injections:
-        raise ConfigurationError(
-            "clients", "nothing to inject: pass clients, resources, or session, for example clients=['s3']"
-        )
-    return injections
-
-
-def _parse_injections(argument: str, wanted: Iterable[str] | Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
-    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-        raise ConfigurationError(
-            argument, f"must be a list of service names or a mapping, for example {argument}=['s3']"
-        )
-    if not isinstance(wanted, Mapping):
-        return [(_parameter_name(argument, service), {"service_name": service}) for service in wanted]
-    return [
-        (name, {"service_name": value} if isinstance(value, str) else _keyword_arguments(argument, name, value))
-        for name, value in wanted.items()
-    ]
-
-
-def _parameter_name(argument: str, service: str) -> str:
-    if not isinstance(service, str):
-        raise ConfigurationError(argument, f"{service!r} is not the name of a service")
-    name = service.replace("-", "_")
-    return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def _keyword_arguments(argument: str, name: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not isinstance(value.get("service_name"), str):
-        raise ConfigurationError(
-            argument, f"{name!r} needs the name of a service, or keyword arguments with service_name among them"
-        )
-    return dict(value)
-
-
-def _check_arguments(argument: str, kind: str, arguments: dict[str, Any], loader: Loader) -> None:
-    service = arguments["service_name"]
-    model = {"client": "service-2", "resource": "resources-1"}[kind]
-    try:
-        loader.list_api_versions(service, model)
-    except DataNotFoundError as error:
-        meant = did_you_mean(service, loader.list_available_services(model))
-        raise ConfigurationError(argument, f"boto3 {boto3.__version__} has no {kind} for {service!r}{meant}") from error
-    create = getattr(Session, kind)
-    known = inspect.signature(create).parameters.keys() - {"self"}
-    for name in arguments.keys() - known:
-        # langchain-aws replaces Session.client with a function that accepts any argument and passes it on.
-        if name == "self" or not _accepts_keyword(create, name):
-            raise ConfigurationError(argument, f"Session.{kind}() has no argument {name!r}{did_you_mean(name, known)}")
-    if any(name.startswith("aws_") and value is not None for name, value in arguments.items()):
-        # With its own keys, the client would not act as the role. The message doesn't repeat them.
-        raise ConfigurationError(argument, f"a {kind} that acts as the role can't have its own keys")
-    if arguments.get("region_name") is not None:
-        check_region(argument, arguments["region_name"])
-    config = arguments.get("config")
-    if config is not None and not isinstance(config, Config):
-        raise ConfigurationError(argument, f"config must be a botocore.config.Config, not {type(config).__name__}")
-
-
-def _register(injections: dict[str, _Injection], argument: str, name: str, injection: _Injection) -> None:
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ConfigurationError(argument, f"{name!r} can't be the name of a parameter")
-    if name in injections:
-        raise ConfigurationError(
-            argument, f"{name!r} is injected twice: give one of the two another name with a mapping"
-        )
-    injections[name] = injection

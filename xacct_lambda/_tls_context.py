@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 
 class File(NamedTuple):
-    """A file in the state in which it was read; not equal to the same path with other content."""
+    """A file in the state in which it was read. It doesn't equal the same path with other content."""
 
     path: str
     state: tuple[int, ...]
@@ -42,7 +42,7 @@ class SharedContext(ssl.SSLContext):
 
     @classmethod
     def convert(cls, context: ssl.SSLContext) -> SharedContext:
-        """Make this a shared context; botocore has configured it.
+        """Turn a context that botocore has configured into a shared one.
 
         Raises:
             TypeError: Its class is not Python's own, as if ``truststore`` is in use.
@@ -78,7 +78,7 @@ class SharedContext(ssl.SSLContext):
         )
 
     def set_alpn_protocols(self, alpn_protocols: Any) -> None:
-        # OpenSSL doesn't lock these, so they mustn't be replaced while another thread connects.
+        # OpenSSL doesn't lock the protocols, so they mustn't be replaced while another thread connects.
         self._apply_once("protocols", tuple(alpn_protocols), partial(super().set_alpn_protocols, alpn_protocols))
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
