@@ -191,7 +191,7 @@ def waves_table(environments: int) -> str:
         for title, starts in ((RAMP, ramp(environments)), ("all in one second", at_once))
         for jitter in (False, True)
     ]
-    return table(["busiest second", "start", "1st renewal", "2nd", "3rd", "4th and later"], rows)
+    return table(["busiest second", "start", "1st refresh", "2nd", "3rd", "4th and later"], rows)
 
 
 def throttling_table(environments: int) -> str:
@@ -212,12 +212,12 @@ def throttling_table(environments: int) -> str:
             ]
         )
     head = [
-        "calls a second that STS takes",
-        "start: s until all have credentials",
+        "calls a second that STS accepts",
+        "start: seconds until all have credentials",
         "start: failed events",
-        "renewal: calls throttled, without jitter",
-        "with jitter",
-        "renewal: failed events",
+        "refresh: throttled calls without jitter",
+        "refresh: throttled calls with jitter",
+        "refresh: failed events",
     ]
     return table(head, rows)
 
@@ -241,7 +241,7 @@ def draw_chart(environments: int, path: Path) -> None:
     calls.set(title=f"AssumeRole calls a second, {environments:,} environments", xlabel="hours", ylim=(0, None))
     for quota in QUOTAS:
         ready = sorted(simulate(ramp(environments), quota=quota, hours=0.5).ready_at)
-        start.plot([0, *ready], range(len(ready) + 1), label=f"{quota} calls a second taken")
+        start.plot([0, *ready], range(len(ready) + 1), label=f"{quota} calls a second accepted")
     start.set(title="environments with credentials", xlabel="seconds from the first start", ylim=(0, None))
     for axes in (calls, start):
         axes.legend()
