@@ -348,7 +348,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
     for seed in range(seeds):
         started = time.perf_counter()
         counts = Simulation(seed).run()
+        longest = max(totals["longest wait, ms"], counts["longest wait, ms"])
         totals += counts
+        totals["longest wait, ms"] = longest
         print(f"{seed} | " + " | ".join(f"{counts[name]:,}" for name in COLUMNS), end="")
         print(f" | {time.perf_counter() - started:.1f}", flush=True)
     print("all | " + " | ".join(f"{totals[name]:,}" for name in COLUMNS))

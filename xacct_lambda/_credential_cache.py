@@ -15,12 +15,13 @@ assignment, or one operation on a dict that the interpreter doesn't divide.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import boto3
 from botocore.config import Config
@@ -42,7 +43,9 @@ from xacct_lambda._redaction import loggable
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda._sts import Calls, FrozenCredentials, IssuedCredentials, system_uniform
 from xacct_lambda.exceptions import STSUnavailableError, XacctLambdaError
-from xacct_lambda.instrumentation import publish
+
+if TYPE_CHECKING:
+    from xacct_lambda.instrumentation import CredentialEventKind
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +67,13 @@ _MIN_ATTEMPT_TIME: Final = 0.05
 """Seconds that an invocation must have left for an attempt to start."""
 _SETTLING_DELAY: Final = 1.0
 """Seconds after which a request that was signed with new credentials is sent again."""
+
+
+def _report(kind: CredentialEventKind, key: CredentialKey, **fields: Any) -> None:
+    """Call the hooks that the user set. Nobody has set any if nobody has imported the module, which takes 1 ms."""
+    instrumentation = sys.modules.get("xacct_lambda.instrumentation")
+    if instrumentation is not None:
+        instrumentation.publish(kind, key.request.role_arn, **fields)
 
 
 def advisory_window(lifetime: float) -> int:
@@ -226,7 +236,7 @@ class CredentialCache:
             # One request finds out for all others that the service goes on rejecting the set.
             cached.retry_failed = cached.retry_failed or is_retry
             return None if cached.retry_failed else _SETTLING_DELAY
-        publish("rejection", key.request.role_arn, error_code=error_code or None, expires_at=cached.expires_at)
+        _report("rejection", key, error_code=error_code or None, expires_at=cached.expires_at)
         return 0
 
     # --- The advisory and the mandatory window ------------------------------------------------------------------------
@@ -295,7 +305,7 @@ class CredentialCache:
         while True:
             now = self._advance()
             if (error := entry.error) and now < error.expires_at:
-                publish("refusal", key.request.role_arn, error_code=error.error.code)
+                _report("refusal", key, error_code=error.error.code)
                 raise copy_for_raising(error.error)
             attempt, is_leader = self._join_or_start(key, entry, now, config)
             self._wait_for_result(key, attempt)
@@ -515,9 +525,9 @@ class CredentialCache:
         since = attempt.awaited_since
         waited = 0.0 if since is None else max(0.0, attempt.completed_at - since)
         for report in attempt.calls.reports:
-            publish(
+            _report(
                 "assume_role",
-                key.request.role_arn,
+                key,
                 duration_seconds=report.duration_seconds,
                 waited_seconds=waited,
                 error_code=report.error_code,
@@ -525,7 +535,7 @@ class CredentialCache:
                 session_token_utilization=report.session_token_utilization,
             )
         if entry.error is not None and entry.error.error is attempt.outcome:
-            publish("refusal", key.request.role_arn, error_code=entry.error.error.code)
+            _report("refusal", key, error_code=entry.error.error.code)
 
     # --- State --------------------------------------------------------------------------------------------------------
 
@@ -549,7 +559,7 @@ class CredentialCache:
             cached = entries[oldest].cached
             self._entries.pop(oldest, None)
             if cached is not None and cached.is_valid(now):
-                publish("eviction", oldest.request.role_arn, expires_at=cached.expires_at)
+                _report("eviction", oldest, expires_at=cached.expires_at)
 
     def clear(self) -> None:
         """Drop all credentials, cached refusals, and connections to STS. Late answers to earlier calls are not kept."""
