@@ -1,5 +1,6 @@
 """How the documentation site is built: ``python -m sphinx -W -n docs OUT``."""
 
+import inspect
 import os
 import re
 import tomllib
@@ -10,8 +11,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.osutil import relative_uri
+from sphinx.util.typing import stringify_annotation
 
 import xacct_lambda
+from xacct_lambda._options import AssumeRoleOptions
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["name"]
 release = version = xacct_lambda.__version__
@@ -66,20 +69,34 @@ intersphinx_mapping = {
 }
 intersphinx_timeout = 5
 
-# What signatures show in the place of private names, and of options that the text lists.
 _CALLABLE = "collections.abc.Callable"
-SHOWN = {
+
+
+def _options() -> str:
+    """Return the options of ``@assume_role`` and of the loops: those of ``assumed_session``, most also as callables."""
+    parameters = inspect.signature(inspect.unwrap(xacct_lambda.assumed_session), eval_str=True).parameters
+    options = []
+    for name, annotation in AssumeRoleOptions.__annotations__.items():
+        types = stringify_annotation(parameters[name].annotation, "smart")
+        if "PerEvent" in annotation.__forward_arg__:
+            types += f" | {_CALLABLE}"
+        options.append(f"{name}: {types} = {parameters[name].default!r}")
+    return ", ".join(options)
+
+
+# Signatures show public types instead of private ones, and the names of all options.
+REPLACEMENTS = {
     r"~?xacct_lambda\._decorator\._Decorator": f"{_CALLABLE}[[{_CALLABLE}], {_CALLABLE}]",
     r"~?xacct_lambda\.testing\._isolation\.IsolatedCache": "contextlib.AbstractContextManager[None]",
-    r"~?typing\.Unpack\[~?xacct_lambda\._options\.AssumeRoleOptions\]": "typing.Any",
+    r"\*\*options: ~?typing\.Unpack\[~?xacct_lambda\._options\.AssumeRoleOptions\]": _options(),
     r"\b_context\b": "context",
 }
 
 
-def _without_private_names(_app: Sphinx, *described: Any) -> tuple[str | None, str | None]:
+def _show_public_names(_app: Sphinx, *described: Any) -> tuple[str | None, str | None]:
     *_, arguments, returned = described
-    for pattern, shown in SHOWN.items():
-        arguments, returned = (text and re.sub(pattern, shown, text) for text in (arguments, returned))
+    for pattern, replacement in REPLACEMENTS.items():
+        arguments, returned = (text and re.sub(pattern, replacement, text) for text in (arguments, returned))
     return arguments, returned
 
 
@@ -104,7 +121,7 @@ def setup(app: Sphinx) -> None:
     """Show each function by one signature with public names, and each picture in full. Leave out comments."""
     app.connect("doctree-read", _remove_comments)
     app.connect("doctree-resolved", _open_when_clicked)
-    app.connect("autodoc-process-signature", _without_private_names)
+    app.connect("autodoc-process-signature", _show_public_names)
     # Overloads tell type checkers what return_exceptions means; the function's own signature has all arguments.
     analyzer = ModuleAnalyzer.for_module("xacct_lambda._fan_out")
     analyzer.analyze()

@@ -36,16 +36,16 @@ _EXPORTS = {
 }
 
 
-if not TYPE_CHECKING:  # to a type checker it would say that whatever is asked for exists
+if not TYPE_CHECKING:  # a type checker would conclude that the module has every attribute
 
     def __getattr__(name: str) -> Any:
-        """Import a public name from its home at its first use: the pytest plugin lives here too, and needs no boto3."""
+        """Import a public name from its module at its first use. The pytest plugin, in this package, needs no boto3."""
         if name == "exceptions":
             return import_module("xacct_lambda.exceptions")
-        for home, names in _EXPORTS.items():
+        for module, names in _EXPORTS.items():
             if name in names:
-                found = globals()[name] = getattr(import_module(f"xacct_lambda.{home}"), name)
-                return found
+                value = globals()[name] = getattr(import_module(f"xacct_lambda.{module}"), name)
+                return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

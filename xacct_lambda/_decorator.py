@@ -55,10 +55,14 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
     prefetch: bool | None = None,
     **options: Unpack[AssumeRoleOptions],
 ) -> _Decorator:
-    """Give a handler clients that act as a role, as keyword arguments.
+    """Pass clients that act as a role to a handler, as keyword arguments.
 
-    >>> @assume_role("arn:aws:iam::222222222222:role/Reader", clients=["s3"])
-    ... def lambda_handler(event, context, *, s3): ...
+    Example:
+        >>> @assume_role("arn:aws:iam::222222222222:role/Reader", clients=["s3"], external_id="orders-7f3a")
+        ... def lambda_handler(event, context, *, s3):
+        ...     return s3.list_buckets()["Buckets"]
+        >>> lambda_handler({}, None)
+        []
 
     A warm call adds about a microsecond. Arguments that the caller passes override injected ones. If the caller passes
     all of them, as in ``lambda_handler(event, context, s3=stub)``, no role is assumed. Decorators stack.
@@ -69,7 +73,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
     time of the outer invocation.
 
     Args:
-        role_arn: ARN of the role. Or a callable that takes the handler's arguments and returns the ARN; then
+        role_arn: ARN of the role. Or a callable that takes the handler's arguments and returns the ARN. Then
             ``allowed_roles`` is required.
         clients: Names of services. The parameter has the name of the service: ``cognito-idp`` becomes ``cognito_idp``,
             and ``lambda`` becomes ``lambda_``. Or a mapping *parameter: service*, or *parameter: keyword arguments* of
@@ -86,15 +90,17 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
             first event. A failure of the call is logged, and the first event tries again. Outside Lambda, and for
             roles that depend on the event, nothing happens in init.
         options: The options of :func:`assumed_session`. Each of them, except ``source_session`` and ``sts_config``, may
-            be a callable that takes the handler's arguments: by position or by keyword, as the caller passes them.
+            be a callable that takes the handler's arguments: by position or by keyword, as the caller passes them. For
+            what each option means, see :func:`assumed_session`.
 
     Raises:
         ConfigurationError: At decoration: an argument breaks a rule, a service doesn't exist, the handler doesn't
             accept a parameter, a decorator below drops keyword arguments, or two injections have the same name. At the
             call: the role of the event isn't allowed, or an option of the event breaks a rule.
 
-    Credentials are fetched when the handler's first AWS request is signed. If STS refuses or doesn't answer, that
-    request raises :class:`~xacct_lambda.exceptions.AssumeRoleError` or
+    The library fetches credentials when the handler's first AWS request is signed. If STS refuses or doesn't answer,
+    that request raises :class:`~xacct_lambda.exceptions.AssumeRoleError`,
+    :class:`~xacct_lambda.exceptions.CallerCredentialsError`, or
     :class:`~xacct_lambda.exceptions.STSUnavailableError`.
     """
     if callable(role_arn) and not (clients or resources or session or allowed_roles or options):

@@ -98,7 +98,11 @@ def assumed_sessions(  # noqa: PLR0913 - the arguments of the loop. The options 
         ConfigurationError: An argument that applies to all roles is invalid.
 
     Example:
-        >>> sessions = assumed_sessions([f"arn:aws:iam::{account}:role/Auditor" for account in accounts])
+        >>> roles = [f"arn:aws:iam::{account}:role/Auditor" for account in ("222222222222", "333333333333")]
+        >>> for role_arn, session in assumed_sessions(roles).items():
+        ...     print(role_arn, len(session.client("s3").list_buckets()["Buckets"]))
+        arn:aws:iam::222222222222:role/Auditor 0
+        arn:aws:iam::333333333333:role/Auditor 0
     """
     try:
         loop = _new_loop(lambda session, _account_id: session, role_arns, None, allowed_roles, options)
@@ -185,7 +189,9 @@ def for_each_account(  # noqa: PLR0913 - the arguments of assumed_sessions, the 
     Example:
         >>> def count_buckets(session, account_id):
         ...     return len(session.client("s3").list_buckets()["Buckets"])
-        >>> counts = for_each_account(count_buckets, roles, context=context)
+        >>> roles = [f"arn:aws:iam::{account}:role/Auditor" for account in ("222222222222", "333333333333")]
+        >>> list(for_each_account(count_buckets, roles).values())
+        [0, 0]
     """
     try:
         loop = _new_loop(function, role_arns, regions, allowed_roles, options)

@@ -113,22 +113,22 @@ class AssumedSession(Session):
 
 
 class CacheInfo(NamedTuple):
-    """What the library has done in this process, and what it has cached."""
+    """Counters of this process, and the size of the cache."""
 
     hits: int
     """Signatures with cached credentials."""
     misses: int
-    """Signatures that waited for an AssumeRole call, of their own or of another thread."""
+    """Signatures that waited for an AssumeRole call, of this thread or of another one."""
     sts_calls: int
-    """AssumeRole requests that were sent, including second attempts."""
+    """AssumeRole requests that the library sent, including second attempts."""
     failures: int
-    """AssumeRole attempts without credentials as their result."""
+    """AssumeRole attempts that failed."""
     roles: int
     """Cached sets of credentials."""
     sessions: int
     """Cached sessions."""
     clients: int
-    """Cached clients that ``@assume_role`` injects. The clients that you create yourself are not counted."""
+    """Cached clients that ``@assume_role`` injects. Clients that you create yourself don't count."""
 
 
 class _SessionKey(NamedTuple):
@@ -297,8 +297,9 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of Assum
 ) -> boto3.Session:
     """Return a session that acts as the role and refreshes its own credentials.
 
-    >>> session = assumed_session("arn:aws:iam::222222222222:role/Reader")
-    >>> s3 = session.client("s3")
+    Example:
+        >>> session = assumed_session("arn:aws:iam::222222222222:role/Reader", external_id="orders-7f3a")
+        >>> s3 = session.client("s3")
 
     The same arguments return the same session while it is cached. The effective Region is one of the arguments.
     Sessions that differ only in ``region_name``, ``min_ttl_seconds``, or ``sts_config`` share one set of credentials.
@@ -310,33 +311,35 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of Assum
 
     Args:
         role_arn: ARN of the role to assume.
-        role_session_name: Name of the role session, as CloudTrail shows it; 2 to 64 characters. By default the name of
-            the Lambda function, ``xacct-lambda`` elsewhere.
-        external_id: The value that the role's trust policy requires as ``sts:ExternalId``; 2 to 1224 characters.
-        source_identity: Identity that persists through role chaining; the caller's policies and the role's trust policy
-            must both allow ``sts:SetSourceIdentity``.
+        role_session_name: Name of the role session, as CloudTrail shows it, 2 to 64 characters. The default is the
+            name of the Lambda function, or ``xacct-lambda`` elsewhere.
+        external_id: The value that the role's trust policy requires as ``sts:ExternalId``, 2 to 1224 characters.
+        source_identity: Identity that persists through role chaining, 2 to 64 characters. The caller's policies and the
+            role's trust policy must both allow ``sts:SetSourceIdentity``.
         duration_seconds: Lifetime of the credentials, 900 to 43200 seconds. At most 3600 if the caller is itself an
             assumed role (role chaining), which is always the case for the default session of a Lambda function.
-        policy: Session policy, as JSON text or as a mapping. The session may do what both it and the role allow.
+        policy: Session policy, as JSON text or as a mapping. The session may do only what both the policy and the role
+            allow.
         policy_arns: ARNs of up to 10 managed policies that act as session policies.
-        tags: Up to 50 session tags; the caller's policies and the role's trust policy must both allow
+        tags: Up to 50 session tags. The caller's policies and the role's trust policy must both allow
             ``sts:TagSession``.
         transitive_tag_keys: Keys among ``tags`` that persist through role chaining.
-        region_name: Region of the session; by default the source session's Region at the time of the call. STS is
-            always called in the source session's Region.
-        source_session: Session that calls STS; by default boto3's default session. For role chaining, pass an assumed
-            session. Create it once and not for each event: the cache keeps it, and it may take 12 MB.
-        min_ttl_seconds: Minimum remaining lifetime of the credentials, for presigned URLs and for credentials that you
-            pass to another system; at most ``duration_seconds`` less 60.
-        sts_config: Options for the STS client, merged over the library's own (1 s to connect, 1 s to read, two
+        region_name: Region of the session. The default is the source session's Region at the time of the call. The
+            library always calls STS in the source session's Region.
+        source_session: Session that calls STS. The default is boto3's default session. For role chaining, pass an
+            assumed session. Create it once and not for each event: the cache keeps it, and it may take 12 MB.
+        min_ttl_seconds: Minimum remaining lifetime of the credentials in seconds, for presigned URLs and for
+            credentials that you pass to another system. At most ``duration_seconds`` less 60.
+        sts_config: Options for the STS client, merged over the library's defaults (1 s to connect, 1 s to read, two
             attempts).
         extra: Further AssumeRole parameters by their AWS names (``ProvidedContexts``).
 
     Raises:
-        ConfigurationError: An argument breaks a rule of STS. No network call happens for this check.
+        ConfigurationError: An argument breaks a rule of STS. The check makes no network call.
 
-    A request that is signed with the session's credentials may raise
-    :class:`~xacct_lambda.exceptions.AssumeRoleError` and :class:`~xacct_lambda.exceptions.STSUnavailableError`.
+    A request of the session's clients may raise :class:`~xacct_lambda.exceptions.AssumeRoleError`,
+    :class:`~xacct_lambda.exceptions.CallerCredentialsError`, or
+    :class:`~xacct_lambda.exceptions.STSUnavailableError`.
 
     See https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html for the rules.
     """
@@ -405,14 +408,30 @@ def session_from_options(role_arn: str, options: Mapping[str, Any], *arguments: 
 
 
 def cache_info() -> CacheInfo:
-    """Return what the library has done in this process, and what it has cached."""
+    """Return counters of this process, and the size of the cache.
+
+    Example:
+        >>> cache_clear()
+        >>> assumed_session("arn:aws:iam::222222222222:role/Reader").client("s3").list_buckets()["Buckets"]
+        []
+        >>> info = cache_info()
+        >>> info.roles, info.sessions
+        (1, 1)
+    """
     return default_cache.info()
 
 
 def cache_clear() -> None:
     """Clear the cache: remove every session, injected client, and set of credentials, and drop all connections.
 
-    A client that is still in use continues to work. It fetches new credentials and opens new connections.
+    A client that is still in use continues to work. It fetches new credentials and opens new connections. The counters
+    of :func:`cache_info` continue.
+
+    Example:
+        >>> session = assumed_session("arn:aws:iam::222222222222:role/Reader")
+        >>> cache_clear()
+        >>> cache_info().sessions
+        0
     """
     default_cache.clear()
 
@@ -431,7 +450,10 @@ def cache_resize(
         max_clients: Number of cached clients of each session. Only ``@assume_role`` caches clients, to inject them.
 
     Raises:
-        ConfigurationError: A bound is not a whole number of at least 1; nothing is changed.
+        ConfigurationError: A bound is not a whole number of at least 1. All bounds stay as they were.
+
+    Example:
+        >>> cache_resize(max_roles=5000, max_sessions=500)
     """
     for name, bound in {"max_roles": max_roles, "max_sessions": max_sessions, "max_clients": max_clients}.items():
         check_int(name, bound, range(1, sys.maxsize))

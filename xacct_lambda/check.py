@@ -183,10 +183,16 @@ def _print_steps(probe: _Probe) -> bool:
 def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Return the report of ``check --json`` for a test event such as ``{"role_arn": "arn:aws:iam::…"}``.
 
-    The value of ``role_arn`` may be a list of ARNs.
+    Args:
+        event: Arguments of :func:`~xacct_lambda.assumed_session`. ``role_arn`` may be a list of ARNs.
 
     Raises:
-        ConfigurationError: The event's arguments are not those of ``assumed_session``, or break a rule of STS.
+        ConfigurationError: The event has other arguments than ``assumed_session``, or an argument breaks a rule of STS.
+
+    Example:
+        >>> report = lambda_handler({"role_arn": "arn:aws:iam::222222222222:role/Reader"}, None)
+        >>> report["ok"], [role["role_arn"] for role in report["roles"]]
+        (True, ['arn:aws:iam::222222222222:role/Reader'])
     """
     if not isinstance(event, Mapping):
         raise ConfigurationError("event", 'must have the arguments of assumed_session, as in {"role_arn": "arn:…"}')

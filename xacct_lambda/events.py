@@ -32,7 +32,7 @@ from xacct_lambda.exceptions import ConfigurationError
 
 __all__ = ["api_caller_account", "event_field", "eventbridge_account", "role_for", "tenant_id"]
 
-# No slash, so that a value never reaches into the path; no colon, so that it stays in its part of an ARN.
+# Without slashes and colons, a value can't add parts to the path or to the ARN.
 _NAME: Final = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 _ACCOUNT: Final = re.compile(r"[0-9]{12}", re.ASCII)
 
@@ -48,15 +48,20 @@ def event_field(path: str) -> FromEvent:
         path: Keys with dots between them, as in ``detail.tenant``.
 
     Raises:
-        ConfigurationError: Here: the path has no key, or an empty one. At the call: the event has no such field, or
-            its value is not 1 to 128 letters, digits or ``_+=,.@-``.
+        ConfigurationError: Here: the path has no key, or an empty one. At the call: the event doesn't have the field,
+            or its value is not 1 to 128 letters, digits, or ``_+=,.@-``.
+
+    Example:
+        >>> tenant = event_field("detail.tenant")
+        >>> tenant({"detail": {"tenant": "blue"}}, None)
+        'blue'
     """
     keys = path.split(".") if isinstance(path, str) else []
     if not keys or "" in keys:
         raise ConfigurationError(
             "path", f"{path!r} is not a path: write keys with dots between them, for example detail.tenant"
         )
-    return _reads(lambda event, _: _name(f"event field {path!r}", _dig(event, keys)))
+    return _reads(lambda event, _: _name(f"event field {path!r}", _nested(event, keys)))
 
 
 def tenant_id() -> FromEvent:
@@ -65,8 +70,13 @@ def tenant_id() -> FromEvent:
     See https://docs.aws.amazon.com/lambda/latest/dg/tenant-isolation.html.
 
     Raises:
-        ConfigurationError: At the call: the context has no tenant ID, or one that is not 1 to 128 letters, digits or
+        ConfigurationError: At the call: the context has no tenant ID, or one that is not 1 to 128 letters, digits, or
             ``_+=,.@-``.
+
+    Example:
+        >>> from xacct_lambda.testing import LambdaContext
+        >>> tenant_id()({}, LambdaContext(tenant_id="blue"))
+        'blue'
     """
     return _reads(lambda _, context: _name("context.tenant_id", getattr(lambda_context(context), "tenant_id", None)))
 
@@ -76,8 +86,12 @@ def eventbridge_account() -> FromEvent:
 
     Raises:
         ConfigurationError: At the call: the event's ``account`` is not 12 digits.
+
+    Example:
+        >>> eventbridge_account()({"account": "222222222222", "detail": {}}, None)
+        '222222222222'
     """
-    return _reads(lambda event, _: _account("event field 'account'", _dig(event, ["account"])))
+    return _reads(lambda event, _: _account("event field 'account'", _nested(event, ["account"])))
 
 
 def api_caller_account() -> FromEvent:
@@ -89,12 +103,19 @@ def api_caller_account() -> FromEvent:
 
     Raises:
         ConfigurationError: At the call: the event has neither field, or both, or the value is not 12 digits.
+
+    Example:
+        >>> event = {"requestContext": {"authorizer": {"iam": {"accountId": "222222222222"}}}}
+        >>> api_caller_account()(event, None)
+        '222222222222'
     """
     places = (["requestContext", "identity", "accountId"], ["requestContext", "authorizer", "iam", "accountId"])
 
     def read(event: object, _: object) -> str:
-        found = [value for keys in places if (value := _dig(event, keys)) is not None]
-        return _account("the caller's account in the event's requestContext", found[0] if len(found) == 1 else None)
+        accounts = [value for keys in places if (value := _nested(event, keys)) is not None]
+        return _account(
+            "the caller's account in the event's requestContext", accounts[0] if len(accounts) == 1 else None
+        )
 
     return _reads(read)
 
@@ -104,11 +125,16 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
 
     Args:
         template: A role ARN with names in braces, as in ``arn:aws:iam::{account}:role/tenant/{tenant}``.
-        values: A callable for each name, from this module or your own. The value of either is checked.
+        values: A callable for each name, from this module or your own. The library checks the value of either.
 
     Raises:
         ConfigurationError: Here: the template is not a role ARN, or its names differ from those of ``values``. At the
-            call: a value is not 1 to 128 letters, digits or ``_+=,.@-``, or its callable raises this error.
+            call: a value is not 1 to 128 letters, digits, or ``_+=,.@-``, or its callable raises this error.
+
+    Example:
+        >>> role_arn = role_for("arn:aws:iam::222222222222:role/{tenant}", tenant=event_field("tenant"))
+        >>> role_arn({"tenant": "blue"}, None)
+        'arn:aws:iam::222222222222:role/blue'
     """
     try:
         fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
@@ -149,8 +175,8 @@ def _reads(read: Callable[[Any, Any], str]) -> FromEvent:
     return read_last
 
 
-def _dig(value: object, keys: list[str]) -> object:
-    """Return a nested value of mappings, or of objects with attributes: models of pydantic, dataclasses."""
+def _nested(value: object, keys: list[str]) -> object:
+    """Return a nested value of mappings, or of objects with attributes, such as dataclasses and pydantic models."""
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
     return value

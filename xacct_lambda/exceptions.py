@@ -1,7 +1,7 @@
 """The exceptions of this library.
 
 The class names are part of the API: Lambda reports them as ``errorType``, and Step Functions matches them in
-``ErrorEquals``. Messages name accounts, roles and policies; never a key, a token or an external ID.
+``ErrorEquals``. Messages contain accounts, roles, and policies, but no key, token, or external ID.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ __all__ = [
 
 
 class XacctLambdaError(Exception):
-    """The base class of this library's exceptions. Catch it to catch them all."""
+    """The base class of this library's exceptions.
+
+    Example:
+        >>> from xacct_lambda import assumed_session
+        >>> try:
+        ...     session = assumed_session("arn:aws:iam::222222222222:role/Reader", duration_seconds=60)
+        ... except XacctLambdaError as error:
+        ...     print(type(error).__name__, error.argument)
+        ConfigurationError duration_seconds
+    """
 
 
 class ConfigurationError(XacctLambdaError, ValueError):
@@ -193,6 +202,6 @@ class PartialFailureError(XacctLambdaError):
 
 
 def _describe(error: Exception) -> str:
-    """Return an error's message; with its class where that is not the library's, as in ``KeyError: 'Buckets'``."""
+    """Return an error's message. If the error isn't the library's, add its class, as in ``KeyError: 'Buckets'``."""
     is_own = isinstance(error, XacctLambdaError)
     return str(error) if is_own else f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -68,7 +68,7 @@ def test_a_provider_per_event(aws):
 
 
 def test_user_agent(aws, session):
-    """Powertools' part of the user agent is in each request once, also in those of a chained role."""
+    """Powertools' part of the user agent is in each request once, also if a chained role sends the request."""
     aws.role(WRITER, trust=trust_policy(READER))
     aws.grant(permissions_policy(WRITER), role_arn=READER)
     agents = []

@@ -76,6 +76,16 @@ class AssumeRoleCall:
 class CrossAccountAWS:
     """A context manager: an AWS of several accounts in this process, with the function in one of them.
 
+    Example:
+        >>> from xacct_lambda import assumed_session
+        >>> from xacct_lambda.policy import permissions_policy
+        >>> with CrossAccountAWS() as aws:
+        ...     reader = aws.role("arn:aws:iam::222222222222:role/Reader")
+        ...     aws.grant(permissions_policy(reader))
+        ...     identity = assumed_session(reader).client("sts").get_caller_identity()
+        >>> identity["Account"]
+        '222222222222'
+
     Inside, the environment is like on Lambda: credentials of the execution role, the function's Region and name. The
     library is isolated (:func:`isolated_cache`), as is boto3's default session. Entering takes about 10 ms once moto is
     imported. Importing moto takes about a second.

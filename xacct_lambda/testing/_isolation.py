@@ -1,4 +1,4 @@
-"""Tests kept apart: an empty cache for each, and the one clock that tests move."""
+"""Isolation of tests: an empty cache for each test, and the clock that tests can move."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class _Clock:
 
 clock: Final = _Clock()
 
-# Every cache that a session may still use, a module's or a long-lived fixture's, so that each test empties them all.
+# All caches that sessions of modules and of fixtures may still use. Each test clears them.
 _credential_caches: Final[weakref.WeakSet[CredentialCache]] = weakref.WeakSet()
-# The same for connections: a recorder of HTTP traffic leaves connections behind that answer from its recording.
+# The same for connections: a recorder of HTTP traffic may leave connections that answer from its recording.
 _connection_pools: Final[weakref.WeakSet[ConnectionPools]] = weakref.WeakSet()
 
 
@@ -109,11 +109,19 @@ class IsolatedCache:
 
 
 def isolated_cache() -> IsolatedCache:
-    """Return a context manager, and decorator of functions, in which the library remembers nothing from outside.
+    """Return a context manager, which also decorates functions. Inside it, the library has its own, empty cache.
 
-    The pytest plugin does this for each test. Sessions, clients and credentials made inside are forgotten at the end;
-    what the library shared outside is shared again then, and the hooks are those that were set outside. Sessions that
-    code holds on to, such as those of a module, go on working inside and after: they fetch credentials anew in each.
-    Takes less than a millisecond.
+    The pytest plugin isolates each test in this way, which takes less than a millisecond. At the end, the library uses
+    the outer cache and the outer hooks again. If your code keeps a session, for example at module level, it works
+    inside and outside, and fetches new credentials in each.
+
+    Example:
+        >>> from xacct_lambda import assumed_session, cache_info
+        >>> with isolated_cache():
+        ...     session = assumed_session("arn:aws:iam::222222222222:role/Reader")
+        ...     print(cache_info().sessions)
+        1
+        >>> print(cache_info().sessions)
+        0
     """
     return IsolatedCache()

@@ -12,9 +12,16 @@ import boto3
 
 @dataclass(kw_only=True)
 class LambdaContext:
-    """What a handler gets as ``context``: the attributes of Lambda's own, to be set as a test needs them.
+    """The ``context`` argument of a handler, with the attributes of Lambda's own. Set them as your test needs them.
 
     See https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
+
+    Example:
+        >>> context = LambdaContext(function_name="orders", timeout_seconds=10)
+        >>> context.invoked_function_arn
+        'arn:aws:lambda:us-east-1:111111111111:function:orders'
+        >>> context.get_remaining_time_in_millis() <= 10_000
+        True
     """
 
     function_name: str = "my-function"
@@ -22,23 +29,23 @@ class LambdaContext:
     function_version: str = "$LATEST"
     """Version of the function."""
     account_id: str = "111111111111"
-    """The function's account, for :attr:`invoked_function_arn`; Lambda's own context has no such attribute."""
+    """The function's account, for :attr:`invoked_function_arn`. Lambda's own context doesn't have this attribute."""
     region_name: str = "us-east-1"
-    """The function's Region, for the same."""
+    """The function's Region, for :attr:`invoked_function_arn`."""
     memory_limit_in_mb: str = "128"
-    """Memory of the function, which Lambda gives as a string."""
+    """Memory of the function in MB, as a string like Lambda's."""
     timeout_seconds: float = 3.0
-    """What the invocation has from now on; :meth:`get_remaining_time_in_millis` counts it down."""
+    """Seconds that the invocation has from now on. :meth:`get_remaining_time_in_millis` counts them down."""
     aws_request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    """ID of the invocation, another for each context."""
+    """ID of the invocation, different for each context."""
     log_stream_name: str = "2026/01/01/[$LATEST]00000000000000000000000000000000"
     """Name of the log stream."""
     tenant_id: str | None = None
     """The tenant, in tenant isolation mode."""
     identity: Any = None
-    """The Amazon Cognito identity of a mobile app that calls."""
+    """The Amazon Cognito identity of the mobile app that calls the function."""
     client_context: Any = None
-    """What a mobile app that calls sends of itself."""
+    """The client context that the mobile app sends."""
     _started: float = field(default_factory=lambda: time.time(), init=False, repr=False)  # noqa: PLW0108 - freezegun
 
     @property
@@ -53,5 +60,5 @@ class LambdaContext:
         return f"/aws/lambda/{self.function_name}"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds left, 0 at least."""
+        """Return the milliseconds that the invocation has left, at least 0."""
         return max(0, int((self._started + self.timeout_seconds - time.time()) * 1000))
