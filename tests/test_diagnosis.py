@@ -638,10 +638,10 @@ def messages_page():
     """Return docs/messages.md: each text of STS with what the library makes of it."""
     introduction = """# Messages
 
-Search this page for the error that you see. It shows each answer of STS to AssumeRole, and below it the library's message. The
-answers are grouped by who has to change something. In all examples, the function `orders-fn` in account 111111111111 has the
-execution role `orders-fn`, and assumes `OrdersReader` in account 222222222222 for 7200 seconds. For what to do, see
-[troubleshooting](troubleshooting.md).
+Search this page for the error that you see. It shows each answer of STS to AssumeRole, and below it the library's
+message. The answers are grouped by who has to change something. In all examples, the function `orders-fn` in account
+111111111111 has the execution role `orders-fn`, and assumes `OrdersReader` in account 222222222222 for 7200 seconds.
+For what to do, see [troubleshooting](troubleshooting.md).
 
 | who has to change something | answers |
 | --- | --- |
