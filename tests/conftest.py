@@ -227,14 +227,14 @@ def until(fact: Callable[[], bool]) -> None:
 
 
 def holds_in_a_fork(fact: Callable[[], bool]) -> bool:
-    """Return what a forked child finds; it fails where it is stuck for 20 seconds."""
+    """Return what a forked child finds; it fails where it is stuck for a minute."""
     # An attempt's thread that is just ending may hold a lock of coverage's, which the child would wait for.
     for thread in threading.enumerate():
         if thread.name == "xacct_lambda-assume-role":
             thread.join(0.5)
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)
+        signal.alarm(60)
         try:
             os._exit(0 if fact() else 1)
         finally:

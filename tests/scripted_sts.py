@@ -7,12 +7,11 @@ import itertools
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
@@ -42,7 +41,7 @@ def drop(handler: BaseHTTPRequestHandler, _call: dict[str, str]) -> None:
 
 def hang(handler: BaseHTTPRequestHandler, _call: dict[str, str]) -> None:
     """Never answer; the connection closes when the server does."""
-    handler.server.closing.wait(30)
+    handler.server.closing.wait(120)
     handler.close_connection = True
 
 
@@ -208,14 +207,3 @@ def black_hole(stack: contextlib.ExitStack) -> tuple[str, int]:
         filler.setblocking(False)
         filler.connect_ex(listener.getsockname())
     return listener.getsockname()
-
-
-class Stopwatch:
-    """How long a block took, in seconds."""
-
-    def __enter__(self) -> Self:
-        self.started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self.started

@@ -80,7 +80,7 @@ def clients_are_usable(folder: Path) -> bool:
         answers: list[Any] = []
         thread = threading.Thread(target=lambda: answers.append(other.list_buckets()), daemon=True)
         thread.start()
-        thread.join(30)
+        thread.join(60)
     return bool(answers)
 
 

@@ -271,7 +271,7 @@ class TestDurableExecution:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(asyncio, "new_event_loop", lambda: loops.append(new_event_loop()) or loops[-1])
             try:
-                with DurableFunctionTestRunner(handler=handler, poll_interval=0.01, execution_timeout=10) as runner:
+                with DurableFunctionTestRunner(handler=handler, poll_interval=0.01, execution_timeout=60) as runner:
                     return json.loads(runner.run(input="{}").result)
             finally:
                 for loop in loops:  # the runner leaves its own open

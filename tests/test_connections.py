@@ -815,7 +815,7 @@ def test_a_child_has_its_own_lock() -> None:
     pools._lock.acquire()
     thread = threading.Thread(target=pools.after_fork)
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -635,7 +635,7 @@ def in_lambda(monkeypatch: pytest.MonkeyPatch) -> Any:
 def finish_prefetching() -> None:
     for thread in threading.enumerate():
         if thread.name == "xacct_lambda-assume-role":
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -766,7 +766,7 @@ def test_assume_role_overlaps_the_making_of_clients(
 
     def during() -> None:
         under_way.set()
-        overlapped.append(clients_made.wait(5))
+        overlapped.append(clients_made.wait(60))
 
     sts.during = during
     real = _sessions.AssumedSession.client
@@ -812,7 +812,7 @@ def test_a_thousand_warm_calls_leave_nothing_behind() -> None:
 
 def test_no_lock_is_held_while_the_handler_runs() -> None:
     """Two threads are inside one handler at one time, and each may use the library."""
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=60)
 
     @assume_role(ROLE, clients=["sqs"])
     def handler(event, context, *, sqs):

@@ -287,7 +287,7 @@ def test_a_forked_child_registers_hooks_while_the_parent_does() -> None:
     def hold() -> None:
         with _event_hooks._SharedTrie.lock:
             locked.set()
-            release.wait(20)
+            release.wait(120)
 
     thread = threading.Thread(target=hold)
     thread.start()

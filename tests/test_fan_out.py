@@ -85,7 +85,7 @@ def test_sessions_come_in_order_with_credentials_at_hand(sts: PickySTS) -> None:
 
 def test_roles_are_assumed_at_the_same_time(sts: PickySTS) -> None:
     """As many calls are under way at one time as there are workers."""
-    all_at_once = threading.Barrier(20, timeout=5)
+    all_at_once = threading.Barrier(20, timeout=60)
     sts.during = lambda: all_at_once.wait() and None
 
     assert len(assumed_sessions(ROLES, max_workers=20)) == 20
@@ -104,7 +104,7 @@ def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
     """By default 32 roles are assumed at the same time, and no 33rd."""
     roles = [f"{ROLE}-{number}" for number in range(33)]
 
-    all_of_32 = threading.Barrier(32, timeout=5)
+    all_of_32 = threading.Barrier(32, timeout=60)
     sts.during = lambda: all_of_32.wait() and None
     assert list(loop(roles[:32])) == roles[:32]
 
@@ -355,7 +355,7 @@ def test_an_interrupt_is_not_a_partial_failure() -> None:
 def test_an_interrupt_begins_no_more(sts: PickySTS) -> None:
     """When the progress callback raises, what is under way ends and no further role is begun."""
     stopped = threading.Event()
-    sts.during = lambda: sts.calls > 1 and stopped.wait(5) and None
+    sts.during = lambda: sts.calls > 1 and stopped.wait(60) and None
 
     def stop(_role_arn: str, _outcome: Any) -> None:
         stopped.set()
@@ -610,7 +610,7 @@ def test_no_regions_are_no_calls(sts: PickySTS) -> None:
 
 def test_regions_are_worked_on_at_the_same_time() -> None:
     """The Regions of one role use all workers."""
-    all_at_once = threading.Barrier(3, timeout=5)
+    all_at_once = threading.Barrier(3, timeout=60)
 
     def wait(_session: boto3.Session, _account_id: str) -> bool:
         return all_at_once.wait() >= 0
@@ -738,13 +738,13 @@ def test_an_interrupt_between_assuming_and_calling_begins_no_region(sts: PickyST
     def assume() -> None:
         if sts.calls == 2:
             assumed.set()
-            ended.wait(5)
+            ended.wait(60)
 
     sts.during = assume
     called: list[str] = []
 
     def stop(_key: Any, _outcome: Any) -> None:
-        assumed.wait(5)
+        assumed.wait(60)
         threading.Timer(0.05, ended.set).start()
         raise LookupError("enough")
 

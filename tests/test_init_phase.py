@@ -37,7 +37,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., InitPhase]:
 def released(sts: FakeSTS) -> Iterator[threading.Event]:
     """Let every AssumeRole call wait for an event."""
     event = threading.Event()
-    sts.during = lambda: event.wait(10)
+    sts.during = lambda: event.wait(60)
     yield event
     event.set()
 

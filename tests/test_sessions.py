@@ -136,7 +136,7 @@ def test_a_default_session_that_is_taken_away(monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_default_session_however_many_threads() -> None:
     """Threads that arrive together make one default session, and get one session."""
-    start = threading.Barrier(8, timeout=5)
+    start = threading.Barrier(8, timeout=60)
 
     def make(_: int) -> boto3.Session:
         start.wait()
@@ -304,7 +304,7 @@ def test_other_arguments_inject_another_client(arguments: dict[str, Any]) -> Non
 def test_one_injected_client_however_many_threads() -> None:
     """Threads that ask for one injected client at one time get one client."""
     session = assumed_session(ROLE)
-    start = threading.Barrier(8, timeout=5)
+    start = threading.Barrier(8, timeout=60)
 
     def create(_: int) -> Any:
         start.wait()
@@ -534,7 +534,7 @@ def test_a_fork_is_noticed_by_itself() -> None:
     def hold() -> None:
         with _sessions.default_cache.build_lock:
             inside.set()
-            release.wait(10)
+            release.wait(120)
 
     holder = threading.Thread(target=hold)
     holder.start()

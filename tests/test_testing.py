@@ -212,7 +212,7 @@ class TestAccounts:
         client = assumed_session(READER).client("s3", config=Config(signature_version="s3v4"))
         url = client.generate_presigned_url("list_buckets")
 
-        assert "<Name>theirs</Name>" in requests.get(url, timeout=5).text
+        assert "<Name>theirs</Name>" in requests.get(url, timeout=60).text
 
 
 def trust(principal: str, **elements: object) -> dict[str, object]:

@@ -142,7 +142,7 @@ def https_server(certificate: Certificate | None, *, client_ca: str | None = Non
             signer = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
             server.requests.append(Request(self.number, signer, self.headers["Host"], self.path))
             if server.together:
-                server.together.wait(30)
+                server.together.wait(60)
             body = server.bodies.get(self.path, _BUCKETS)
             head = f"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
             with contextlib.suppress(OSError):
