@@ -6,15 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from xacct_lambda import _sessions
 from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.testing._isolation import clock, track_cache
-
-if TYPE_CHECKING:
-    from xacct_lambda.testing._moto import Accounts
 
 
 @dataclass(slots=True)
@@ -30,6 +27,14 @@ class FaultState:
     def reset(self) -> None:
         """Deactivate all faults."""
         self.is_unavailable, self.throttled, self.ahead = False, 0, timedelta(0)
+
+
+class _IssuedCredentials(Protocol):
+    """The credentials that AssumeRole issued so far."""
+
+    def expire(self) -> None: ...
+
+    def revoke(self, role_arn: str) -> None: ...
 
 
 class STSFaults:
@@ -53,9 +58,9 @@ class STSFaults:
         2
     """
 
-    def __init__(self, state: FaultState, accounts: Callable[[], Accounts]) -> None:
+    def __init__(self, state: FaultState, issued: Callable[[], _IssuedCredentials]) -> None:
         self._state = state
-        self._accounts = accounts
+        self._issued = issued
 
     def unavailable(self) -> AbstractContextManager[None]:
         """Make STS unreachable for AssumeRole until the end of a ``with`` block, or of the test.
@@ -87,7 +92,7 @@ class STSFaults:
         Raises:
             ConfigurationError: The ``CrossAccountAWS`` isn't entered.
         """
-        self._accounts().expire()
+        self._issued().expire()
 
     def revoke(self, role_arn: str) -> None:
         """Make services reject the role's credentials as unknown, as if the role was deleted and created again.
@@ -101,7 +106,7 @@ class STSFaults:
             ConfigurationError: ``role_arn`` isn't the ARN of a role, or the ``CrossAccountAWS`` isn't entered.
         """
         role_arn_parts(role_arn)
-        self._accounts().revoke(role_arn)
+        self._issued().revoke(role_arn)
 
     def advance(self, seconds: float | timedelta) -> None:
         """Move the time of STS and of the library forward, as between two events. The time of a context stays.
