@@ -4,10 +4,12 @@ import inspect
 import os
 import re
 import tomllib
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.osutil import relative_uri
@@ -31,6 +33,9 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
+# The default for dark mode underlines names of modules like links.
+pygments_dark_style = "a11y-high-contrast-dark"
 html_copy_source = False
 html_show_copyright = False
 html_use_index = html_domain_indices = False
@@ -117,9 +122,40 @@ def _remove_comments(_app: Sphinx, document: nodes.document) -> None:
             raw.parent.remove(raw)
 
 
+EXAMPLES = {path.name: path for path in (Path(__file__).parent / "examples").iterdir() if path.is_dir()}
+
+
+def _link_archives(app: Sphinx, document: nodes.document) -> None:
+    """Turn each link to the folder of an example into a link to its archive. A repository shows the folder."""
+    page = app.env.docname
+    for link in list(document.findall(pending_xref)):
+        folder = os.path.normpath(PurePosixPath(page).parent / link["reftarget"])
+        name = PurePosixPath(folder).name
+        if app.builder.format == "html" and folder == f"examples/{name}" and name in EXAMPLES:
+            address = relative_uri(app.builder.get_target_uri(page), f"_downloads/{name}.zip")
+            link.replace_self(nodes.reference("", "", *link.children, refuri=address, internal=True))
+
+
+def _write_archives(app: Sphinx, failure: Exception | None) -> None:
+    """Write the files of each example into an archive, without what tests and builds leave behind."""
+    if failure or app.builder.format != "html":
+        return
+    for name, folder in EXAMPLES.items():
+        archive = app.outdir / "_downloads" / f"{name}.zip"
+        archive.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                inside = file.relative_to(folder.parent)
+                if not re.search(r"(^|/)(\.|__pycache__/)|\.zip$", inside.as_posix()):
+                    # Without the time of the file, two builds of one commit have the same bytes.
+                    opened.writestr(zipfile.ZipInfo(inside.as_posix()), file.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
 def setup(app: Sphinx) -> None:
-    """Show each function by one signature with public names, and each picture in full. Leave out comments."""
+    """Show functions by one signature with public names, pictures in full, examples as archives, and no comments."""
     app.connect("doctree-read", _remove_comments)
+    app.connect("doctree-read", _link_archives)
+    app.connect("build-finished", _write_archives)
     app.connect("doctree-resolved", _open_when_clicked)
     app.connect("autodoc-process-signature", _show_public_names)
     # Overloads tell type checkers what return_exceptions means; the function's own signature has all arguments.

@@ -225,7 +225,7 @@ def accounts_table(runner: _ManyRunner, function: str, counts: Iterable[int], re
             seconds, kept, peak = (median(sample[name] for sample in samples) for name in ("s", "mb", "peak_mb"))
             row += [f"{seconds:.2f}", f"{kept:.0f}", f"{peak:.0f}"]
         rows[manner] = row
-    return table(["", *head], rows.values())
+    return table(["way", *head], rows.values())
 
 
 def tenants_table(steps: list[Sample]) -> str:

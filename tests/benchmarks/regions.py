@@ -130,7 +130,7 @@ def main() -> None:
             figures = (f"{sample[name]:.1f}" for name in ("s", "cpu_s"))
             memory = (f"{sample[name]:.0f}" for name in ("mb", "peak_mb"))
             rows.append([title, str(sample["calls"]), *figures, *memory])
-    found = table(["", "AssumeRole calls", "s", "CPU s", "MB kept", "MB at most"], rows)
+    found = table(["way", "AssumeRole calls", "s", "CPU s", "MB kept", "MB at most"], rows)
     print(found)
     if not arguments.quick:
         fill("accounts.md", COMMAND, {"regions": found})

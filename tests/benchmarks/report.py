@@ -305,7 +305,13 @@ needs its own connection. The library keeps connections to {_HOST_POOLS} hosts.
 
 {
         table(
-            ("", "S3: file descriptors", "S3: connections", "DynamoDB: file descriptors", "DynamoDB: connections"),
+            (
+                "library",
+                "S3: file descriptors",
+                "S3: connections",
+                "DynamoDB: file descriptors",
+                "DynamoDB: connections",
+            ),
             file_rows(),
         )
     }
@@ -380,7 +386,7 @@ connection first.
 
 {
         table(
-            ("", "CPU s", "s", "MB kept", "MB at most"),
+            ("library", "CPU s", "s", "MB kept", "MB at most"),
             (
                 [
                     titles[name],
@@ -393,7 +399,7 @@ connection first.
 
 {STARVED_ROLES} accounts with one `list_buckets` each and {SHARE:.2f} of a core, with TLS:
 
-{table(("", "roles that failed in each run", "s", "CPU s"), starved)}"""
+{table(("library", "roles that failed in each run", "s", "CPU s"), starved)}"""
 
 
 _TLS = ("tls", "plaintext")
@@ -436,7 +442,7 @@ def _life_text(figures: Figures) -> str:
 Signatures from the start of the refresh window (15 minutes before expiry) until 65 seconds are left. The clock is set
 by hand, and runs about 200 times as fast as STS answers. A signature that takes more than 50 ms has waited.
 
-{table(("", "signatures", "waits", "longest, ms", "requests"), waits)}
+{table(("library", "signatures", "waits", "longest, ms", "requests"), waits)}
 
 STS is {STS_MILLISECONDS} ms away, and its connection has silently been dead for 58 minutes. A refresh then takes
 {_number(middle(dead, "refresh_ms"))} ms, and a call over a new connection {_number(middle(dead, "fresh_ms"))} ms.
@@ -555,7 +561,7 @@ def body(figures: Mapping[str, Figures]) -> str:
         [
             "## Targets",
             f"{met} of {len(rows)} are met.",
-            table(("measure", "target", "measured", ""), cells),
+            table(("measure", "target", "measured", "result"), cells),
             *texts,
         ]
     )
