@@ -292,6 +292,14 @@ def test_code_in_docstrings_runs(example: doctest.DocTest) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_columns_have_headings(page: Path) -> None:
+    """Each column of a table has a heading, which a screen reader says before each cell."""
+    headings = re.findall(r"^(\|.*)\n\|(?: *:?-+:? *\|)+$", page.read_text(), re.MULTILINE)
+
+    assert [row for row in headings if re.search(r"\|\s*\|", row)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link to a file of this repository finds it."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
