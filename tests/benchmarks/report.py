@@ -593,22 +593,27 @@ def markdown(figures: Mapping[str, Figures], effort: Effort, *, load: float, min
     """Return the page."""
     return f"""# Benchmarks
 
-This page is written by one command, about {minutes:.0f} minutes long:
+One command writes this page. It takes about {minutes:.0f} minutes:
 
 ```console
 $ pip install -e '.[benchmark]'
 $ {COMMAND}
 ```
 
-STS, S3, and DynamoDB are a local server. Its certificate is of its own CA, and the trust store of all contestants is
-certifi's bundle plus this CA, so that it has the size of a real one. If a figure doesn't say "without TLS", it is with
-TLS.
+A local server takes the part of STS, S3, and DynamoDB. Its certificate is signed by a CA of the benchmark. The trust
+store of all contestants is certifi's bundle plus this CA, so that it has a real size. All figures are with TLS, unless
+they say "without TLS".
 
-A figure is the median of {effort.repeat} runs in fresh processes, of {effort.repeat_cold} for a cold start on a whole
-core, and of {effort.repeat_long} for measures that take seconds, unless a section says otherwise. Ratios are taken
-within a round, whose contestants run one after the other. "CPU" is the CPU time of all threads of the process, which is
-what a small function lacks. If STS is "{STS_MILLISECONDS} ms away", the server waits before it answers. A limit of
-{SHARE:.2f} of a core is set by {means}.
+How to read the figures, unless a section says otherwise:
+
+- A figure is the median of {effort.repeat} runs in fresh processes. It is the median of {effort.repeat_cold} for a cold
+  start on a whole core, and of {effort.repeat_long} for measures that take seconds.
+- Ratios compare contestants of one round, which run one after the other.
+- "CPU" is the CPU time of all threads of the process. A small function has little of it.
+- If STS is "{STS_MILLISECONDS} ms away", the server waits before it answers.
+- A limit of {SHARE:.2f} of a core is set by {means}.
+
+This run:
 
 - Measured {datetime.now(UTC):%Y-%m-%d}; load average at the start {load:.2f}
 - {_machine()}

@@ -1,4 +1,4 @@
-"""Copies new objects of a bucket in another account into a bucket of this one."""
+"""Copies new objects from a bucket in another account into your bucket."""
 
 import logging
 import os
@@ -23,15 +23,15 @@ destination = boto3.client("s3")
 
 @assume_role(READER, clients={"source": "s3"})
 def lambda_handler(event: Any, context: Any, *, source: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
-    """Copy the object that an EventBridge event of S3 names, unless its copy is there already.
+    """Copy the object that an EventBridge event of S3 names, unless you already have its copy.
 
     Raises:
-        ValueError: The event is not of the bucket that the function is configured for.
+        ValueError: The event isn't from the bucket that the function is configured for.
     """
     key = created_key(event)
     copies = 0
-    # Events come twice and out of order, and two may be at work on one key. So an event only says where to look, and
-    # whoever has written last has looked at the source afterwards: the copy ends up as the newest object, always.
+    # Events arrive twice and out of order, and two invocations may copy one key. Each invocation checks the source again
+    # after it writes. Therefore the last one that writes has the newest object.
     while (etag := source_etag(source, key)) is not None and etag != copied_etag(key):
         copy(source, key)
         copies += 1
@@ -40,7 +40,7 @@ def lambda_handler(event: Any, context: Any, *, source: Any) -> dict[str, Any]: 
 
 
 def created_key(event: Any) -> str:
-    """Return the key that an event of the configured bucket names; nothing else of it is used."""
+    """Return the key of an event from the configured bucket. The function uses only the key of an event."""
     match event:
         case {
             "source": "aws.s3",
@@ -53,7 +53,7 @@ def created_key(event: Any) -> str:
 
 
 def copy(source: Any, key: str) -> None:
-    """Stream an object from one account to the other, in parts if it is large; it is never held whole."""
+    """Stream an object from one account to the other, in parts if it is large, so that memory doesn't grow with its size."""
     found = source.get_object(Bucket=SOURCE_BUCKET, Key=key, ExpectedBucketOwner=SOURCE_ACCOUNT)
     kept: dict[str, Any] = {name: found[name] for name in HEADERS if name in found}
     kept["Metadata"] = found["Metadata"] | {COPIED_FROM: found["ETag"].strip('"')}
@@ -61,19 +61,19 @@ def copy(source: Any, key: str) -> None:
 
 
 def source_etag(source: Any, key: str) -> str | None:
-    """Return the ETag of the object that is there now, None if it is gone."""
+    """Return the ETag of the current object, or None if somebody has deleted it."""
     found = head(source, Bucket=SOURCE_BUCKET, Key=key, ExpectedBucketOwner=SOURCE_ACCOUNT)
     return None if found is None else found["ETag"].strip('"')
 
 
 def copied_etag(key: str) -> str | None:
-    """Return the ETag of the object that the copy was made of, None if there is no copy."""
+    """Return the ETag of the object that was copied, or None if you have no copy."""
     found = head(destination, Bucket=DESTINATION_BUCKET, Key=key)
     return None if found is None else found["Metadata"].get(COPIED_FROM)
 
 
 def head(client: Any, **where: str) -> Any:
-    """Return what S3 knows of an object, None if there is none."""
+    """Return the metadata of an object, or None if it doesn't exist."""
     try:
         return client.head_object(**where)
     except ClientError as error:
