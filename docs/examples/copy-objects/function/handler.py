@@ -30,7 +30,7 @@ def lambda_handler(event: Any, context: Any, *, source: Any) -> dict[str, Any]: 
     """
     key = created_key(event)
     copies = 0
-    # Events arrive twice and out of order, and two invocations may copy one key. Each invocation checks the source again
+    # Events arrive twice and out of order, and two invocations may copy one key. Each of them checks the source again
     # after it writes. Therefore the last one that writes has the newest object.
     while (etag := source_etag(source, key)) is not None and etag != copied_etag(key):
         copy(source, key)
@@ -53,7 +53,7 @@ def created_key(event: Any) -> str:
 
 
 def copy(source: Any, key: str) -> None:
-    """Stream an object from one account to the other, in parts if it is large, so that memory doesn't grow with its size."""
+    """Stream an object from one account to the other, in parts if it is large. Memory doesn't grow with its size."""
     found = source.get_object(Bucket=SOURCE_BUCKET, Key=key, ExpectedBucketOwner=SOURCE_ACCOUNT)
     kept: dict[str, Any] = {name: found[name] for name in HEADERS if name in found}
     kept["Metadata"] = found["Metadata"] | {COPIED_FROM: found["ETag"].strip('"')}
