@@ -37,7 +37,7 @@ def test_the_tables_have_their_places_in_the_page() -> None:
 
 @pytest.mark.parametrize("seconds", [900, 1201, 1800, 3600])
 def test_the_formula_is_what_caches_do(seconds: int) -> None:
-    """The mean of the formula is that of credential caches which renew by the library's rules, within 2 %."""
+    """The mean of the formula is the mean of credential caches that refresh by the library's rules, within 2 %."""
     starts = [seconds * number / 300 for number in range(300)]
 
     calls = fleet.simulate(starts, seconds=seconds, hours=6)
@@ -47,7 +47,7 @@ def test_the_formula_is_what_caches_do(seconds: int) -> None:
 
 
 def test_jitter_spreads_a_burst() -> None:
-    """Without jitter the burst of a start comes back with every renewal; with it, less than a tenth of it does."""
+    """Without jitter, the burst of a start repeats with every refresh. With jitter, less than a tenth of it repeats."""
     starts = [0.0] * 500
 
     peaks = [
@@ -60,7 +60,7 @@ def test_jitter_spreads_a_burst() -> None:
 
 
 def test_a_quota_that_is_short_costs_no_event_after_the_start() -> None:
-    """Renewals that are throttled go on serving valid credentials until STS takes their calls."""
+    """Environments whose refresh is throttled use valid credentials until STS accepts their calls."""
     calls = fleet.simulate([0.0] * 500, quota=1, short_from=1800)
 
     assert calls.sent.total() > calls.granted.total()

@@ -1,8 +1,8 @@
 """The AssumeRole calls of a fleet: ``python -m tests.benchmarks.fleet`` writes the tables and the chart of scaling.md.
 
-Every execution environment is one of the library's own credential caches, by a clock that is set by hand: when renewal
-starts, how long a back-off is and what is served meanwhile is the library's to decide, and copied nowhere. Environments
-are in steady use: the next signature comes as soon as a renewal may start.
+Each execution environment is one of the library's own credential caches with a clock that is set by hand. So the library
+itself decides when a refresh starts, how long a back-off is, and which credentials it uses meanwhile. Environments are
+in steady use: the next signature comes as soon as a refresh may start.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RAMP = f"{STARTS_PER_SECOND} starts a second"
 EVENT_SECONDS = 10
 """An environment that has no credentials tries again at its next event."""
 QUOTAS = (25, 50, 100)
-"""Calls that STS takes in a second. Examples, none of them AWS's figure."""
+"""Calls that STS accepts in a second. Examples, and not AWS's figures."""
 HOURS = 4
 SEED = 20
 
@@ -47,7 +47,7 @@ def calls_per_second(environments: int, roles: int, seconds: int) -> float:
 
 
 class STS:
-    """Takes so many calls in each second and throttles the others; stands in for the library's own ``_sts.STS``."""
+    """Accepts so many calls in each second and throttles all further ones. It replaces the library's own ``_sts.STS``."""
 
     calls = 0
 
@@ -173,7 +173,7 @@ def steady_table() -> str:
 
 
 def wave_row(title: str, starts: list[float], *, jitter: bool) -> list[str]:
-    """Return the busiest second of a fleet's start, and of each round of renewals after it."""
+    """Return the busiest second of a fleet's start, and of each round of refreshes after it."""
     spans = ((0, 0.6), (0.6, 1.3), (1.3, 2.0), (2.0, 2.75), (2.75, HOURS))
     sent = simulate(starts, jitter=jitter).sent
     peaks = (
@@ -195,7 +195,7 @@ def waves_table(environments: int) -> str:
 
 
 def throttling_table(environments: int) -> str:
-    """Return what a quota does to a fleet that starts, and to the renewals of one that started before it was short."""
+    """Return what a quota does to a fleet that starts, and to the refreshes of one that started before it was short."""
     rows = []
     for quota in QUOTAS:
         start = simulate(ramp(environments), quota=quota, hours=0.6)
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--environments", type=int, default=ENVIRONMENTS)
     parser.add_argument("--print", action="store_true", help="print the tables, and write nothing")
     arguments = parser.parse_args()
-    # A fleet logs a warning for each environment whose renewal is throttled.
+    # A fleet logs a warning for each environment whose refresh is throttled.
     logging.getLogger("xacct_lambda").setLevel(logging.ERROR)
     found = tables(arguments.environments)
     if arguments.print:
