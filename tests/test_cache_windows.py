@@ -372,7 +372,8 @@ def test_a_cut_refresh_gets_its_time_limit_again(
     invoke(Context())
     cache.get(KEY)
     entry = cache._entries[KEY]
-    entry.awaited_set = entry.cached
+    assert entry.cached is not None
+    assert entry.cached.claim_wait()
     clock.advance(HOUR - 800)
     cache.get(KEY)
     attempt = entry.attempt
@@ -396,7 +397,8 @@ def test_a_cut_refresh_that_failed_unawaited_is_started_again(
     """If no signature may wait any more, a failure after a freeze means nothing: the next refresh starts at once."""
     cut_in_request(cache, sts, clock, background, invoke)
     entry = cache._entries[KEY]
-    entry.awaited_set = entry.cached
+    assert entry.cached is not None
+    assert entry.cached.claim_wait()
     sts.failure = None
 
     assert cache.get(KEY).access_key == "ASIA1"

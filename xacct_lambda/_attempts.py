@@ -28,8 +28,13 @@ class Latch:
     def set(self) -> None:
         """Wake all waiters."""
         self.is_set = True
-        while self._waiters:
-            self._waiters.pop().release()
+        while True:
+            try:
+                waiter = self._waiters.pop()
+            except IndexError:
+                # Also if another thread sets the latch at the same time, and was faster.
+                return
+            waiter.release()
 
     def wait(self, seconds: float | None) -> bool:
         """Wait until the latch is set, at most so many seconds; tell whether it is set."""
@@ -113,9 +118,12 @@ class Attempt:
         """Whether all requests that waited raise the error. An interrupt concerns only the thread that it hit, and an
         attempt that nobody needed made only one call."""
         self.thread: int | None = None
+        self.leader = threading.get_ident() if purpose is Purpose.REQUIRED else None
+        """The thread that needs this attempt and raises its error in any case."""
         self.calls = Calls()
         self._launcher: dict[None, int] = {}
         self.is_launched = False
+        self._wait_token = [None]
         self._run_token = [None]
         self._failure_token = [None]
 
@@ -125,9 +133,10 @@ class Attempt:
 
     def claim_wait(self, now: float) -> bool:
         """Note that a request waits for this attempt; tell whether it is the first one."""
-        is_first = self.awaited_since is None
-        self.awaited_since = now if is_first else self.awaited_since
-        return is_first
+        if not take(self._wait_token):
+            return False
+        self.awaited_since = now
+        return True
 
     def claim_launch(self) -> bool:
         """Tell whether it is up to this thread to start the attempt's thread.
@@ -140,11 +149,11 @@ class Attempt:
 
     def claim_run(self) -> bool:
         """Tell whether it is up to the caller to make the call; True once."""
-        return _take(self._run_token)
+        return take(self._run_token)
 
     def claim_failure(self) -> bool:
         """Tell whether it is up to the caller to record this attempt's failure; True once."""
-        return _take(self._failure_token)
+        return take(self._failure_token)
 
     @property
     def has_failed(self) -> bool:
@@ -161,9 +170,11 @@ class Attempt:
         """Return what this attempt means at this time, to the current invocation."""
         if self.has_failed or isinstance(self.outcome, IssuedCredentials):
             return State.IDLE
+        # Read before the limit, because start_limit() changes it after the limit.
+        context = self.context
         if not self.done.is_set and not self._is_past_limit(now):
             return State.IN_FLIGHT
-        return State.OVERDUE if self.context is current_context.get() else State.CUT
+        return State.OVERDUE if context is current_context.get() else State.CUT
 
     def _is_past_limit(self, now: float) -> bool:
         # A process that lacked CPU may not have read an answer that is there.
@@ -184,7 +195,7 @@ class Attempt:
         return self.completed_at > self._deadline
 
 
-def _take(tokens: list[None]) -> bool:
+def take(tokens: list[None]) -> bool:
     """Take the only token of a list; tell whether it was there. Other threads and signal handlers can't interfere."""
     try:
         tokens.pop()

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import boto3
 
-from xacct_lambda._attempts import Attempt, no_attempt
+from xacct_lambda._attempts import Attempt, no_attempt, take
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda._sts import IssuedCredentials
 from xacct_lambda.exceptions import AssumeRoleError
@@ -62,7 +62,7 @@ class CredentialKey:
 class CachedSet:
     """One set of credentials, and when to refresh it."""
 
-    __slots__ = ("expires_at", "frozen", "is_rejected", "issued_at", "refresh_at", "retry_failed")
+    __slots__ = ("_rejection_token", "_wait_token", "expires_at", "frozen", "issued_at", "refresh_at", "retry_failed")
 
     def __init__(self, issued: IssuedCredentials, issued_at: float, refresh_at: float) -> None:
         self.frozen = issued.frozen
@@ -70,10 +70,28 @@ class CachedSet:
         self.issued_at = issued_at
         self.refresh_at = refresh_at
         """Start of the advisory window, with jitter."""
-        self.is_rejected = False
-        """Whether a service rejected the set."""
         self.retry_failed = False
         """Whether a service rejected the set again when a request was sent a second time."""
+        self._rejection_token = [None]
+        self._wait_token = [None]
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether a service rejected the set."""
+        return not self._rejection_token
+
+    def claim_rejection(self) -> bool:
+        """Mark the set as rejected. Tell whether it is up to the caller to record that."""
+        return take(self._rejection_token)
+
+    def claim_wait(self) -> bool:
+        """Tell whether the caller is the one request that waits because a freeze cut the refresh of this set."""
+        return take(self._wait_token)
+
+    @property
+    def has_waited(self) -> bool:
+        """Whether a request has waited because a freeze cut the refresh of this set."""
+        return not self._wait_token
 
     def is_valid(self, now: float, min_ttl_seconds: float = 0) -> bool:
         return self.expires_at - now > min_ttl_seconds and not self.is_rejected
@@ -95,8 +113,6 @@ class Entry:
         """Number of refreshes that failed in a row."""
         self.retry_at = 0.0
         """End of the back-off."""
-        self.awaited_set: CachedSet | None = None
-        """The set for which a request has waited because a freeze had cut the refresh. That happens once for each."""
         self.settling_time: float = _SETTLING_TIME
         """Age in seconds from which on a set is replaced if a service rejects it."""
         self.replaced_rejected_set = False
@@ -105,7 +121,7 @@ class Entry:
     def forget_attempts(self) -> None:
         """Forget attempts in flight, whose threads a forked child doesn't have."""
         self.attempt = no_attempt()
-        self.stuck: list[Attempt] = []
+        self.stuck: dict[Attempt, None] = {}
         self._claims: dict[int, Attempt] = {}
         # Only threads of attempts take it, to store a result. A signal handler can't interrupt those.
         self.store_lock = threading.RLock()
@@ -116,6 +132,10 @@ class Entry:
         ``dict.setdefault`` makes the claim atomic. A request that is interrupted between claim and launch does no harm,
         because whoever gets an attempt from here launches it.
         """
+        latest = self.attempt
+        if latest.number > previous.number:
+            # Others were faster, and the claim of their first attempt may be gone.
+            return latest
         claimed = self._claims.setdefault(attempt.number, attempt)
         self.attempt = claimed
         self._claims.pop(previous.number, None)
@@ -143,18 +163,28 @@ class Entry:
         is_new = now - cached.issued_at < self.settling_time
         if is_new and (may_be_unknown or self.replaced_rejected_set):
             return False
-        if self.replaced_rejected_set:
-            self.settling_time = min(2 * self.settling_time, _MAX_SETTLING_TIME)
-        self.replaced_rejected_set = True
-        cached.is_rejected = True
+        if cached.claim_rejection():
+            if self.replaced_rejected_set:
+                self.settling_time = min(2 * self.settling_time, _MAX_SETTLING_TIME)
+            self.replaced_rejected_set = True
         return True
 
     def rank(self, now: float) -> tuple[bool, int]:
-        """Return a sort key: entries to evict come first, those without credentials before all others."""
-        return self.cached is not None and self.cached.is_valid(now), self.last_used
+        """Return a sort key: entries to evict come first, those without credentials before all others.
+
+        An entry whose first attempt has not ended counts as one with credentials. Otherwise many roles that are assumed
+        at the same time would evict each other.
+        """
+        is_valid = self.cached is not None and self.cached.is_valid(now)
+        return is_valid or self.attempt.number == 0 or not self.attempt.done.is_set, self.last_used
 
     def has_too_many_stuck(self) -> bool:
-        self.stuck = [attempt for attempt in self.stuck if not attempt.done.is_set]
+        for attempt in list(self.stuck):
+            if attempt.done.is_set:
+                self.stuck.pop(attempt, None)
+            else:
+                # It may have connected since the last abort.
+                attempt.calls.abort()
         return len(self.stuck) >= MAX_STUCK
 
 

@@ -190,9 +190,10 @@ class CredentialCache:
         """
         now = self._advance()
         entry = self._entry(key)
+        attempt = entry.attempt
         is_fresh = entry.cached is not None and entry.cached.is_valid(now) and now < entry.cached.refresh_at
-        if not is_fresh and entry.attempt.state(now) is State.IDLE and not entry.has_too_many_stuck():
-            self._start(key, entry, config, Purpose.PREFETCH)
+        if not is_fresh and attempt.state(now) is State.IDLE and not entry.has_too_many_stuck():
+            return self._start(key, entry, attempt, config, Purpose.PREFETCH).done
         return entry.attempt.done
 
     def prepare(self, key: CredentialKey, config: Config | None) -> None:
@@ -250,8 +251,7 @@ class CredentialCache:
             return False  # A hook or a log handler signs within the very attempt.
         is_mandatory = cached.expires_at - now <= MANDATORY_WINDOW
         state = attempt.state(now)
-        if state is State.CUT and entry.awaited_set is not cached:
-            entry.awaited_set = cached
+        if state is State.CUT and cached.claim_wait():
             return True
         if state is State.CUT and not attempt.done.is_set:
             attempt.start_limit(now)
@@ -260,11 +260,17 @@ class CredentialCache:
             attempt.claim_failure()
         elif state is State.OVERDUE:
             self._give_up(key, entry, attempt, now)
+        elif state is State.IN_FLIGHT and not attempt.is_launched:
+            # The request that claimed the attempt may have been interrupted before it launched it.
+            self._launch(key, entry, attempt, config)
         if attempt.state(now) is State.IDLE:
             left = remaining_seconds()
             if now < entry.retry_at or entry.has_too_many_stuck() or (left is not None and left < _MIN_ATTEMPT_TIME):
                 return False
-            attempt = self._start(key, entry, config, Purpose.AWAITED if is_mandatory else Purpose.BACKGROUND)
+            if entry.cached is not cached:
+                return False  # The attempt has refreshed them since this request looked.
+            purpose = Purpose.AWAITED if is_mandatory else Purpose.BACKGROUND
+            attempt = self._start(key, entry, attempt, config, purpose)
         return is_mandatory and attempt.claim_wait(now)
 
     def _await_refresh(self, key: CredentialKey, entry: Entry, config: Config | None) -> None:
@@ -285,7 +291,7 @@ class CredentialCache:
         if was_cut and is_done and not isinstance(attempt.outcome, IssuedCredentials):
             # The freeze is the likely cause of the failure, so it counts only if the next attempt fails too.
             attempt.claim_failure()
-            attempt = self._start(key, entry, config, Purpose.AWAITED)
+            attempt = self._start(key, entry, attempt, config, Purpose.AWAITED)
             attempt.claim_wait(now)
             self._wait(
                 attempt.done, deadline - self._advance(), None if left is None else (remaining_seconds() or 0) / 2
@@ -307,7 +313,13 @@ class CredentialCache:
             if (error := entry.error) and now < error.expires_at:
                 _report("refusal", key, error_code=error.error.code)
                 raise copy_for_raising(error.error)
-            attempt, is_leader = self._join_or_start(key, entry, now, config)
+            previous = entry.attempt
+            state = previous.state(now)
+            # Read after the state. If the attempt has ended since get() looked, its credentials are cached already.
+            cached = entry.cached
+            if cached is not None and cached.is_valid(now, min_ttl_seconds):
+                return cached.frozen
+            attempt = self._join_or_start(key, entry, previous, state, config)
             self._wait_for_result(key, attempt)
             outcome = attempt.outcome
             was_frozen = attempt.outlasted_limit() and not was_retried
@@ -317,30 +329,28 @@ class CredentialCache:
                 if not was_frozen and outcome.expires_at - attempt.completed_at <= min_ttl_seconds:
                     raise _short_lived_error(key, min_ttl_seconds)
                 # Otherwise they lasted long enough when STS issued them, and the environment was frozen since.
-            elif not was_frozen and (is_leader or attempt.error_is_shared):
+            elif not was_frozen and (attempt.leader == threading.get_ident() or attempt.error_is_shared):
                 # An error that isn't shared belongs to the thread that started the attempt. An error after a freeze
                 # says nothing about the role: STS rejects a signature that is too old.
                 return self._cached_or_raise(outcome, entry, min_ttl_seconds)
             was_retried = was_retried or was_frozen
 
     def _join_or_start(
-        self, key: CredentialKey, entry: Entry, now: float, config: Config | None
-    ) -> tuple[Attempt, bool]:
-        """Return the attempt to wait for, and whether this request started it."""
-        attempt = entry.attempt
-        state = attempt.state(now)
+        self, key: CredentialKey, entry: Entry, attempt: Attempt, state: State, config: Config | None
+    ) -> Attempt:
+        """Return this attempt if it is in flight, otherwise a new one."""
         if state is State.IN_FLIGHT:
             # The request that claimed the attempt may have been interrupted before it launched it.
             self._launch(key, entry, attempt, config)
-            return attempt, False
+            return attempt
         if state is not State.IDLE:
-            self._give_up(key, entry, attempt, now)
+            self._give_up(key, entry, attempt, self._advance())
         left = remaining_seconds()
         if left is not None and left < _MIN_ATTEMPT_TIME:
             raise deadline_error(key.request.role_arn)
         if entry.has_too_many_stuck():
             raise _stuck_error(key)
-        return self._start(key, entry, config, Purpose.REQUIRED), True
+        return self._start(key, entry, attempt, config, Purpose.REQUIRED)
 
     def _wait_for_result(self, key: CredentialKey, attempt: Attempt) -> None:
         if attempt.thread == threading.get_ident() and not attempt.done.is_set:
@@ -371,9 +381,10 @@ class CredentialCache:
 
     # --- Attempts -----------------------------------------------------------------------------------------------------
 
-    def _start(self, key: CredentialKey, entry: Entry, config: Config | None, purpose: Purpose) -> Attempt:
-        """Start the next attempt, or return the one that another request started first."""
-        previous = entry.attempt
+    def _start(
+        self, key: CredentialKey, entry: Entry, previous: Attempt, config: Config | None, purpose: Purpose
+    ) -> Attempt:
+        """Start the attempt after the previous one, or return the one that another request started first."""
         attempt = Attempt(previous.number + 1, purpose, self._advance(), self._sts.max_wait_seconds(config))
         attempt = entry.successor(previous, attempt)
         self._launch(key, entry, attempt, config)
@@ -384,19 +395,23 @@ class CredentialCache:
         start = self._start_background_thread if attempt.is_background else self._start_thread
         task = partial(self._run, key, _source_of(key), entry, attempt, config)
         try:
-            if attempt.claim_launch():
+            if not attempt.claim_launch():
+                return
+            try:
                 start(task)
                 attempt.is_launched = True
-        except RuntimeError:
-            # No thread is available: the process has too many, or the interpreter shuts down.
-            if attempt.purpose is Purpose.REQUIRED:
-                task()
-            else:
-                problem = "no thread could be started"
-                self._finish(key, entry, attempt, unavailable(key.request.role_arn, "NoThread", problem))
+            except RuntimeError:
+                # No thread is available: the process has too many, or the interpreter shuts down.
+                if attempt.purpose is Purpose.REQUIRED:
+                    task()
+                else:
+                    problem = "no thread could be started"
+                    self._finish(key, entry, attempt, unavailable(key.request.role_arn, "NoThread", problem))
         except BaseException as error:
             # A signal handler raised. If the attempt does not run in another thread, nobody else ends it.
-            if attempt.thread in {None, threading.get_ident()} and not attempt.done.is_set:
+            # The first test also keeps a thread that has not begun from making the call.
+            is_own = attempt.claim_run() or attempt.thread in {None, threading.get_ident()}
+            if is_own and not attempt.done.is_set:
                 attempt.error_is_shared = False
                 self._finish(key, entry, attempt, error)
             raise
@@ -465,8 +480,9 @@ class CredentialCache:
 
     def _give_up(self, key: CredentialKey, entry: Entry, attempt: Attempt, now: float) -> None:
         """Count an attempt that passed its time limit as failed. A late answer is still welcome."""
-        if not attempt.done.is_set:
-            entry.stuck.append(attempt)
+        # An attempt that was never launched, because of an interrupt, has no thread that could be stuck.
+        if not attempt.done.is_set and (attempt.is_launched or attempt.thread is not None):
+            entry.stuck[attempt] = None
             attempt.calls.abort()
         if attempt.purpose is Purpose.PREFETCH:
             # The request that gives the prefetch up makes its own attempt, and reports its own failure.
