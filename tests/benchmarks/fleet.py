@@ -1,8 +1,8 @@
 """The AssumeRole calls of a fleet: ``python -m tests.benchmarks.fleet`` writes the tables and the chart of scaling.md.
 
-Each execution environment is one of the library's own credential caches with a clock that is set by hand. So the library
-itself decides when a refresh starts, how long a back-off is, and which credentials it uses meanwhile. Environments are
-in steady use: the next signature comes as soon as a refresh may start.
+Each execution environment is one of the library's own credential caches with a clock that is set by hand. So the
+library itself decides when a refresh starts, how long a back-off is, and which credentials it uses meanwhile.
+Environments are in steady use: the next signature comes as soon as a refresh may start.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def calls_per_second(environments: int, roles: int, seconds: int) -> float:
 
 
 class STS:
-    """Accepts so many calls in each second and throttles all further ones. It replaces the library's own ``_sts.STS``."""
+    """Accepts so many calls in each second and throttles further ones. It replaces the library's own ``_sts.STS``."""
 
     calls = 0
 
