@@ -16,11 +16,12 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from hypothesis import settings
 from scripted_sts import ScriptedSTS, scripted_sts
 
-from xacct_lambda import _sessions
+from xacct_lambda import _sessions, _sts
 from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda._request import AssumeRoleRequest
 from xacct_lambda._sessions import SessionCache
@@ -211,8 +212,16 @@ def _sts_is_fake(sts: FakeSTS, clock: Clock, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
-    """An STS on loopback, in the place of AWS's."""
+def _real_time_limits() -> None:
+    """Leave the library's time limits for STS as they are."""
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedSTS]:
+    """An STS on loopback instead of AWS's, with time limits that a busy machine doesn't reach."""
+    if "_real_time_limits" not in request.fixturenames:
+        patient = _sts.DEFAULT_CONFIG.merge(Config(connect_timeout=60, read_timeout=60))
+        monkeypatch.setattr(_sts, "DEFAULT_CONFIG", patient)
     with scripted_sts() as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", running.url)
         yield running

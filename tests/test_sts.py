@@ -34,7 +34,6 @@ from scripted_sts import (
     hang,
     issue,
     refuse,
-    slowly,
 )
 
 from xacct_lambda import _sessions, assumed_session, cache_info
@@ -106,14 +105,22 @@ def test_credentials_of_a_good_answer(server: ScriptedSTS, sts: STS) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [THROTTLE, SERVER_FAULT, drop, garble("<html>"), slowly(1.2)],
-    ids=["throttle", "5xx", "drop", "garbage", "slow"],
+    [THROTTLE, SERVER_FAULT, drop, garble("<html>")],
+    ids=["throttle", "5xx", "drop", "garbage"],
 )
 def test_one_bad_answer_is_forgiven(server: ScriptedSTS, sts: STS, trouble: Any) -> None:
-    """A single throttle, fault, dropped connection or slow answer costs a second try and nothing else."""
+    """A single throttle, fault, or dropped connection costs a second try and nothing else."""
     server.script = [trouble]
 
     assert assume(sts).frozen.token == "issued-session-token"
+    assert server.count() == sts.calls == 2
+
+
+def test_one_late_answer_is_forgiven(server: ScriptedSTS, sts: STS) -> None:
+    """If the first answer is late, there is a second request, and no error."""
+    server.script = [hang]
+
+    assert assume(sts, Config(read_timeout=3)).frozen.token == "issued-session-token"
     assert server.count() == sts.calls == 2
 
 
@@ -294,6 +301,7 @@ def test_the_time_limits_add_up_to_less_than_three_seconds() -> None:
     assert 2 * 1 + _RETRY_DELAY[1] <= STS().max_wait_seconds(None) < 3 - 0.25
 
 
+@pytest.mark.usefixtures("_real_time_limits")
 def test_a_hung_sts_is_given_two_seconds(server: ScriptedSTS) -> None:
     """An STS that accepts the connection and never answers gets two requests, each with its socket timeout."""
     server.always = hang
@@ -303,7 +311,8 @@ def test_a_hung_sts_is_given_two_seconds(server: ScriptedSTS) -> None:
         assume(STS(sleep=pauses.append))
 
     assert caught.value.code == "ReadTimeoutError"
-    assert (server.count(), len(pauses)) == (2, 1)
+    assert len(pauses) == 1
+    until(lambda: server.count() == 2)
 
 
 def test_a_black_hole_ends_with_the_connect_timeout(monkeypatch: pytest.MonkeyPatch, sts: STS) -> None:
@@ -495,6 +504,7 @@ def test_where_botocore_goes_to_the_global_endpoint() -> None:
     ]
 
 
+@pytest.mark.usefixtures("_real_time_limits")
 def test_sts_config_is_merged_over_the_librarys(server: ScriptedSTS, sts: STS, made: list[Config]) -> None:
     """A caller's options for the STS client take effect, and the library's own stay where it gives none."""
     server.always = hang
