@@ -225,7 +225,9 @@ def test_a_block_with_a_title_is_a_file(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.name)
-def test_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_a_page_runs(
+    page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The Python blocks of a page run in order on moto's AWS, with its hidden tests and the tests that they define."""
     namespaces: dict[str | None, dict[str, Any]] = {None: {}}
     with mock_aws():
@@ -240,7 +242,8 @@ def test_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             exec(code, namespaces[block.module])  # noqa: S102 - the point
         for namespace in namespaces.values():
             for name in [name for name in namespace if name.startswith("test_")]:
-                namespace[name]()
+                fixtures = inspect.signature(namespace[name]).parameters
+                namespace[name](**{fixture: request.getfixturevalue(fixture) for fixture in fixtures})
 
 
 def test_code_that_is_not_run_is_typed(tmp_path: Path) -> None:
