@@ -225,9 +225,7 @@ def test_a_block_with_a_title_is_a_file(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.name)
-def test_code_of_a_page_runs(
-    page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_code_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The Python blocks of a page run in order on moto's AWS, with its hidden tests and the tests that they define."""
     namespaces: dict[str | None, dict[str, Any]] = {None: {}}
     with mock_aws():
