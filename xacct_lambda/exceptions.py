@@ -128,6 +128,8 @@ class CallerCredentialsError(_ResponseError, BotoCoreError):
     """The profile that configures the provider; None if the credentials don't come from a profile."""
     operation_name: Any
     """The operation that was refused, such as ``"GetRoleCredentials"``; None if no service refused."""
+    kwargs: Any
+    """The arguments of the message, as every ``BotoCoreError`` has them."""
 
     def __init__(  # noqa: PLR0913 - the evidence
         self,
