@@ -162,11 +162,15 @@ def test_a_release_has_the_changelogs_notes(tag: str, notes: str | None, tmp_pat
 
 
 def test_the_whole_path_is_mutated() -> None:
-    """Mutation testing takes in every module of the path of a call."""
+    """Mutation testing changes every module of the path of a call, and runs the tests of each module."""
     mutmut = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["mutmut"]
     mutated = {path.stem for pattern in mutmut["only_mutate"] for path in PROJECT.glob(pattern)}
 
     assert mutated == set(PATH[1:])
+    tests = set(mutmut["pytest_add_cli_args_test_selection"])
+    tests_of_modules = {f"tests/test_{module.lstrip('_')}.py" for module in PATH}
+    assert {name for name in tests_of_modules if (PROJECT / name).exists()} <= tests
+    assert {name for name in tests if not (PROJECT / name).exists()} == set()
 
 
 def test_the_package_is_typed() -> None:
