@@ -380,6 +380,24 @@ def test_a_trickled_answer_is_aborted(server: ScriptedSTS) -> None:
     assert [report.error_code for report in calls.reports] == ["ResponseParserError"] or calls.reports
 
 
+def test_an_abort_ends_no_other_request(server: ScriptedSTS) -> None:
+    """When the answer is read, the connection is free for other roles, and an abort doesn't shut it down."""
+    source, sts, calls = boto3.Session(), STS(), Calls()
+    connections: list[int] = []
+
+    def abort(**_: Any) -> None:
+        connections.append(len(calls.connections))
+        calls.abort()
+
+    source.events.register("request-created.sts.AssumeRole", lambda **_: connections.append(len(calls.connections)))
+    source.events.register("after-call.sts.AssumeRole", abort)
+    for _ in range(2):
+        assert sts.assume_role(source, REQUEST, None, calls=calls).frozen
+
+    assert connections == [0, 0] * 2
+    assert server.connections == 1
+
+
 def test_connections_that_were_idle_for_a_minute_are_not_used_again(server: ScriptedSTS) -> None:
     """By the wall clock: after a freeze or behind a NAT gateway, the connection may be dead without a sign of it."""
     credentials: Any = assumed_session(ROLE).get_credentials()

@@ -82,6 +82,13 @@ class _PoolMixin:
             used.append(connection)
         return connection
 
+    def _put_conn(self, conn: Any) -> None:
+        # Before another role can take it. An abort of this request must not end the other role's.
+        used = _used_connections.get()
+        if used is not None and conn in used:
+            used.remove(conn)
+        super()._put_conn(conn)  # type: ignore[misc]
+
 
 class _HTTPPool(_PoolMixin, AWSHTTPConnectionPool):
     pass
