@@ -367,6 +367,10 @@ def test_without_threads_the_request_makes_the_call(sts: FakeSTS, clock: Clock) 
 
     assert cache.get(KEY).access_key == "ASIA1"
     assert callers == [threading.get_ident()]
+    sts.failure = refusal()
+    with pytest.raises(AssumeRoleError):
+        cache.get(key_for(role_arn=OTHER_ROLE))
+    assert sts.failure.__context__ is None
 
 
 @pytest.mark.parametrize("seconds_left", [600, 50])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cache_helpers import HOUR, KEY, Context, key_for
@@ -329,6 +330,32 @@ def test_half_of_the_invocation_is_left_to_the_handler(
     cache.get(KEY)
 
     assert lefts == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("starts_in_thread", [True, False])
+def test_threads_without_an_invocation_do_not_wait(
+    cache: CredentialCache, sts: FakeSTS, clock: Clock, background: Background, starts_in_thread: bool
+) -> None:
+    """If a handler signs in threads of its own, a refresh that hangs in the same event delays no signature."""
+    first = cache.get(KEY)
+    clock.advance(HOUR - 800)
+
+    def sign_in_invocation() -> None:
+        token = current_context.set(Context())
+        assert cache.get(KEY) is first
+        current_context.reset(token)
+
+    def sign_in_thread() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(cache.get, KEY).result() is first
+
+    calls = [sign_in_thread, sign_in_invocation] if starts_in_thread else [sign_in_invocation, sign_in_thread]
+    for call in calls:
+        call()
+        clock.advance(60)
+
+    assert (cache.counts().misses, cache.counts().failures, sts.calls) == (1, 1, 1)
+    assert len(background.tasks) == 1
 
 
 def test_a_second_failure_after_a_cut_counts(

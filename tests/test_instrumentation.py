@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
+import sys
 import threading
 from datetime import UTC, datetime
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
+from cache_helpers import KEY
 
 from xacct_lambda import cache_clear, instrumentation
+from xacct_lambda._credential_cache import CredentialCache
 from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.instrumentation import CredentialEvent, get_hooks, publish, set_hooks
 from xacct_lambda.testing import isolated_cache
@@ -196,6 +200,15 @@ def test_hooks_must_not_be_async(hook: Any) -> None:
     """An async hook is a ``ConfigurationError``, because the library would never await it."""
     with pytest.raises(ConfigurationError, match="hooks: must not contain an async function"):
         set_hooks([hook])
+
+
+def test_a_module_that_is_being_imported(monkeypatch: pytest.MonkeyPatch, cache: CredentialCache) -> None:
+    """While another thread imports the module, requests succeed and publish nothing."""
+    monkeypatch.setitem(sys.modules, "xacct_lambda.instrumentation", ModuleType("xacct_lambda.instrumentation"))
+
+    assert cache.get(KEY).access_key == "ASIA1"
+    cache.invalidate(KEY, "ASIA1", may_be_unknown=False, is_retry=False)
+    assert cache.get(KEY).access_key == "ASIA2"
 
 
 def test_without_hooks_no_event_is_created(monkeypatch: pytest.MonkeyPatch) -> None:

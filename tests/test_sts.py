@@ -941,3 +941,12 @@ def test_the_trace_of_x_ray_goes_along(
     done_in_thread(lambda: True)
 
     assert recorder.set_trace_entity.mock_calls == set_in_thread
+
+
+def test_without_a_segment_x_ray_may_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the X-Ray SDK raises because there is no segment, the thread starts without one."""
+    recorder = Mock(get_trace_entity=Mock(side_effect=RuntimeError("cannot find the current segment")))
+    monkeypatch.setitem(sys.modules, "aws_xray_sdk.core", SimpleNamespace(xray_recorder=recorder))
+
+    assert done_in_thread(lambda: "done") == "done"
+    assert recorder.set_trace_entity.mock_calls == []

@@ -174,7 +174,11 @@ class Attempt:
         context = self.context
         if not self.done.is_set and not self._is_past_limit(now):
             return State.IN_FLIGHT
-        return State.OVERDUE if context is current_context.get() else State.CUT
+        # A thread that the handler started may not know its invocation. It must not wait, because it doesn't know the
+        # remaining time either, and its own attempt may be one of the current invocation.
+        current = current_context.get()
+        was_frozen = context is not None and current is not None and context is not current
+        return State.CUT if was_frozen else State.OVERDUE
 
     def _is_past_limit(self, now: float) -> bool:
         # A process that lacked CPU may not have read an answer that is there.

@@ -72,8 +72,10 @@ _SETTLING_DELAY: Final = 1.0
 def _report(kind: CredentialEventKind, key: CredentialKey, **fields: Any) -> None:
     """Call the hooks that the user set. Nobody has set any if nobody has imported the module, which takes 1 ms."""
     instrumentation = sys.modules.get("xacct_lambda.instrumentation")
-    if instrumentation is not None:
-        instrumentation.publish(kind, key.request.role_arn, **fields)
+    # While another thread imports it, the module lacks its functions.
+    publish = getattr(instrumentation, "publish", None)
+    if publish is not None:
+        publish(kind, key.request.role_arn, **fields)
 
 
 def advisory_window(lifetime: float) -> int:
@@ -397,16 +399,19 @@ class CredentialCache:
         try:
             if not attempt.claim_launch():
                 return
+            has_thread = True
             try:
                 start(task)
                 attempt.is_launched = True
             except RuntimeError:
                 # No thread is available: the process has too many, or the interpreter shuts down.
-                if attempt.purpose is Purpose.REQUIRED:
-                    task()
-                else:
-                    problem = "no thread could be started"
-                    self._finish(key, entry, attempt, unavailable(key.request.role_arn, "NoThread", problem))
+                has_thread = False
+            # Outside the except block. Otherwise that error would be the context of the attempt's own error.
+            if not has_thread and attempt.purpose is Purpose.REQUIRED:
+                task()
+            elif not has_thread:
+                problem = "no thread could be started"
+                self._finish(key, entry, attempt, unavailable(key.request.role_arn, "NoThread", problem))
         except BaseException as error:
             # A signal handler raised. If the attempt does not run in another thread, nobody else ends it.
             # The first test also keeps a thread that has not begun from making the call.

@@ -131,7 +131,10 @@ def in_trace(task: Callable[[], None]) -> Callable[[], None]:
     """Return the task for another thread, as part of the caller's X-Ray segment."""
     xray = sys.modules.get("aws_xray_sdk.core")
     # The X-Ray SDK keeps its current segment in a thread-local variable, which copy_context() doesn't copy.
-    entity = xray and xray.xray_recorder.get_trace_entity()
+    try:
+        entity = xray and xray.xray_recorder.get_trace_entity()
+    except Exception:  # noqa: BLE001 - it raises without a segment if so configured, which is no reason to fail
+        entity = None
 
     def run_traced() -> None:
         if xray and entity:
