@@ -171,6 +171,17 @@ def test_refusal(sts, capsys, refusal, said):
     assert said in printed
 
 
+def test_hint_at_another_caller(sts, capsys):
+    """If STS refuses a role, the command says whose rights it checked. If STS fails, the caller doesn't matter."""
+    sts.instead["AssumeRole"] = refuse("AccessDenied", DENIED)
+    main(["check", "--role-arn", ROLE])
+    assert capsys.readouterr().out.endswith(f"\n\n{check._OTHER_CALLER}\n")
+    sts.instead["AssumeRole"] = refuse("InternalFailure", "", status=500)
+    main(["check", "--role-arn", ROLE])
+    main(["check", "--role-arn", ROLE, "--role-arn", f"{ROLE}2"])
+    assert check._OTHER_CALLER not in capsys.readouterr().out
+
+
 def test_refusal_in_the_report(sts, capsys):
     """With ``--json`` the diagnosis is there with the error's class and code."""
     sts.instead["AssumeRole"] = refuse("AccessDenied", DENIED)
@@ -232,6 +243,7 @@ def test_some_of_many_roles(sts, capsys):
     assert re.findall(r"(Reader\d)   (no|2)", printed) == [("Reader0", "2"), ("Reader1", "no"), ("Reader2", "2")]
     assert "2 of 3 roles can be assumed." in printed
     assert printed.count("AssumeRoleError: ") == 1
+    assert printed.count("If your function runs as another role") == 1
     assert main(["check", "--json", *flags(ROLES[:3])]) == 1
     report = json.loads(capsys.readouterr().out)
     assert [role["ok"] for role in report["roles"]] == [True, False, True]

@@ -29,7 +29,7 @@ from xacct_lambda._invocation import start_thread
 from xacct_lambda._options import did_you_mean
 from xacct_lambda._request import AssumeRoleRequest, assume_role_request
 from xacct_lambda._sts import DEFAULT_CONFIG, STS, load_caller_credentials, new_client
-from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
+from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, XacctLambdaError
 
 __all__ = ["lambda_handler"]
 
@@ -43,6 +43,11 @@ _ANSWER_SECONDS: Final = STS().max_wait_seconds(None) or 0
 """The time limit of each question: that of the library."""
 _FUNCTION_SECONDS: Final = 3
 """Lambda's default timeout."""
+_OTHER_CALLER: Final = (
+    "The command checked the caller above. If your function runs as another role, run the check with that role's "
+    "credentials (--profile), or inside the function (handler: xacct_lambda.check.lambda_handler)."
+)
+"""The hint after a refusal: on a laptop, the caller is rarely the execution role that the trust policy names."""
 _SESSION_ARGUMENTS: Final = frozenset({"region_name", "min_ttl_seconds"})
 
 
@@ -167,6 +172,8 @@ def _print_steps(probe: _Probe) -> bool:
     if len(probe.roles) == 1:
         for step in probe.roles[0].steps():
             print(step.line())
+        if isinstance(step.error, AssumeRoleError):
+            print(f"\n{_OTHER_CALLER}")
         return step.error is None
     failures = []
     for role, steps in probe.role_steps():
@@ -177,6 +184,8 @@ def _print_steps(probe: _Probe) -> bool:
     print(f"\n{len(probe.roles) - len(failures)} of {len(probe.roles)} roles can be assumed.")
     for step in failures:
         print(f"\n{type(step.error).__name__}: {step.error}")
+    if any(isinstance(step.error, AssumeRoleError) for step in failures):
+        print(f"\n{_OTHER_CALLER}")
     return not failures
 
 
