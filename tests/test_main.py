@@ -63,6 +63,14 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
     assert "usage: xacct-lambda" in capsys.readouterr().err
 
 
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command, the error lists the commands."""
+    with pytest.raises(SystemExit):
+        main([])
+
+    assert "required: {check,demo,layer,policy}" in capsys.readouterr().err
+
+
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[Any]) -> None:
     """``--help`` names every command with a line on it."""
     with pytest.raises(SystemExit):

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--version", action="version", version=versions, help="print the versions of the library, boto3, and Python"
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar=f"{{{','.join(_COMMANDS)}}}", required=True)
     for name, module_name in _COMMANDS.items():
         if arguments[:1] in ([name], ["-h"], ["--help"], []):
             module = importlib.import_module(module_name)
