@@ -61,7 +61,8 @@ def parse_injections(
         _register(injections, "session", session, Injection("session", {}))
     if not injections:
         raise ConfigurationError(
-            "clients", "nothing to inject: pass clients, resources, or session, for example clients=['s3']"
+            "clients",
+            "nothing to inject: pass clients, resources, or session, for example clients=['s3'] or session='session'",
         )
     return injections
 

@@ -219,5 +219,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a question about the most similar of the names, or an empty string if none is similar."""
     import difflib  # noqa: PLC0415 - only mistakes need it
 
-    near = difflib.get_close_matches(name, list(names))
+    known = list(names)
+    # difflib compares letters by case, and finds nothing similar to "S3".
+    near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known)
     return f"; did you mean {near[0]!r}?" if near else ""
