@@ -122,6 +122,11 @@ def _remove_comments(_app: Sphinx, document: nodes.document) -> None:
             raw.parent.remove(raw)
 
 
+def _name_repository(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Write the real name of the repository into commands."""
+    source[0] = source[0].replace("OWNER/REPOSITORY", os.environ.get("GITHUB_REPOSITORY", "OWNER/REPOSITORY"))
+
+
 EXAMPLES = {path.name: path for path in (Path(__file__).parent / "examples").iterdir() if path.is_dir()}
 
 
@@ -154,6 +159,7 @@ def _write_archives(app: Sphinx, failure: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Show functions by one signature with public names, pictures in full, examples as archives, and no comments."""
     app.connect("doctree-read", _remove_comments)
+    app.connect("source-read", _name_repository)
     app.connect("doctree-read", _link_archives)
     app.connect("build-finished", _write_archives)
     app.connect("doctree-resolved", _open_when_clicked)

@@ -14,6 +14,7 @@ import base64
 import functools
 import io
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -213,6 +214,18 @@ def check_width(site: Site, width: int) -> Iterator[str]:
         yield f"needs {needed} px"
 
 
+def check_source_links(site: Site, page: str) -> Iterator[str]:
+    """Each page links to its source and to the editor, if the build knows the repository's address."""
+    found = [link.get_attribute("href") for link in site.driver.find_elements(By.CSS_SELECTOR, ".content a[rel=edit]")]
+    name = os.environ.get("GITHUB_REPOSITORY") if os.environ.get("GITHUB_SERVER_URL") == "https://github.com" else None
+    if name and page != "search.html" and not any(f"/{name}/edit/main/docs/" in str(link) for link in found):
+        yield "has no link to the editor"
+    if name and "OWNER/REPOSITORY" in site.driver.find_element(By.TAG_NAME, "article").text:
+        yield "doesn't name the repository"
+    if not name and found:
+        yield f"links to {found}"
+
+
 class Accessibility:
     """What axe-core finds: nothing that this project can change."""
 
@@ -251,7 +264,8 @@ def check_pages(site: Site, pages: list[str], screenshots: Path | None) -> Itera
     for page in pages:
         for size, mode in ((DESKTOP, "light"), (PHONE, "dark")):
             site.open(page, size, mode)
-            failures = [*check_figures(site, mode), *check_width(site, size[0]), *accessibility.check(site)]
+            failures = [*check_figures(site, mode), *check_width(site, size[0]), *check_source_links(site, page)]
+            failures += accessibility.check(site)
             yield from (f"{page}, {size[0]} px, {mode}: {failure}" for failure in failures)
         for size, mode in itertools.product((DESKTOP, PHONE), ("light", "dark")) if screenshots else ():
             site.open(page, size, mode)

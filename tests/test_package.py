@@ -147,18 +147,99 @@ def test_the_workflow_tests_every_python() -> None:
     ("tag", "notes"), [("v0.2.0", "- Two."), ("v0.1.0", "- One."), ("v0.2", None), ("v0.3.0", None)]
 )
 def test_a_release_has_the_changelogs_notes(tag: str, notes: str | None, tmp_path: Path) -> None:
-    """The notes of a release are the changelog's section of its version; without any the release fails."""
-    workflow = yaml.safe_load((PROJECT / ".github" / "workflows" / "release.yml").read_text())
-    [script] = [step["run"] for step in workflow["jobs"]["build"]["steps"] if "notes.md" in step.get("run", "")]
+    """A release has the changelog's notes on it, and the command that verifies a file. Without notes, it fails."""
+    script = release_step("notes.md")
     (tmp_path / "CHANGELOG.md").write_text(
         "# Changelog\n\n## [Unreleased]\n\n- Three.\n\n## [0.3.0] - 2027-02-01\n\n## [0.2.0] - 2027-01-01\n\n"
         "### Added\n\n- Two.\n\n## [0.1.0] - 2026-12-01\n\n### Added\n\n- One.\n"
     )
-    environment = {**os.environ, "GITHUB_REF_NAME": tag}
+    environment = {**os.environ, "GITHUB_REF_NAME": tag, "GITHUB_REPOSITORY": "octo/accounts"}
     result = subprocess.run(["/bin/bash", "-ec", script], cwd=tmp_path, env=environment, check=False)
 
     assert result.returncode == (0 if notes else 1)
-    assert notes is None or (tmp_path / "notes.md").read_text().split() == ["###", "Added", *notes.split()]
+    if notes:
+        written, _, how_to_check = (tmp_path / "notes.md").read_text().partition("### Check a file")
+        assert written.split() == ["###", "Added", *notes.split()]
+        assert "$ gh attestation verify FILE --repo octo/accounts\n" in how_to_check
+
+
+def release_step(text: str) -> str:
+    """Return the script of the build job that contains a text."""
+    workflow = yaml.safe_load((PROJECT / ".github" / "workflows" / "release.yml").read_text())
+    [script] = [step["run"] for step in workflow["jobs"]["build"]["steps"] if text in step.get("run", "")]
+    return script
+
+
+def address(folder: Path, readme: str) -> tuple[str, dict[str, str]]:
+    """Return README and URLs of a package that the repository octo/Accounts releases."""
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    (folder / "pyproject.toml").write_bytes((PROJECT / "pyproject.toml").read_bytes())
+    environment = {
+        **os.environ,
+        "GITHUB_REF_NAME": "v0.2.0",
+        "GITHUB_REPOSITORY": "Octo/Accounts",
+        "GITHUB_SERVER_URL": "https://github.com",
+    }
+    command = [sys.executable, "-c", release_step("[project.urls]")]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return (folder / "README.md").read_text(encoding="utf-8"), project["urls"]
+
+
+def test_a_package_names_the_repository_that_released_it(tmp_path: Path) -> None:
+    """The URLs of a package are the addresses of the repository that runs the release workflow."""
+    _, urls = address(tmp_path, "")
+
+    assert urls == {
+        "Documentation": "https://octo.github.io/Accounts/",
+        "Source": "https://github.com/Octo/Accounts",
+        "Changelog": "https://github.com/Octo/Accounts/blob/v0.2.0/CHANGELOG.md",
+        "Issues": "https://github.com/Octo/Accounts/issues",
+        "Releases": "https://github.com/Octo/Accounts/releases",
+    }
+
+
+@pytest.mark.parametrize(
+    ("link", "absolute"),
+    [
+        ("[a page](docs/a.md#part)", "[a page](https://github.com/Octo/Accounts/blob/v0.2.0/docs/a.md#part)"),
+        ("[two\nlines](LICENSE)", "[two\nlines](https://github.com/Octo/Accounts/blob/v0.2.0/LICENSE)"),
+        ("![chart](docs/a.svg)", "![chart](https://github.com/Octo/Accounts/raw/v0.2.0/docs/a.svg)"),
+        ("[elsewhere](https://example.com/a)", "[elsewhere](https://example.com/a)"),
+        ("[mail](mailto:a@example.com)", "[mail](mailto:a@example.com)"),
+        ("[below](#part)", "[below](#part)"),
+        ("```python\nhandlers[name](event)\n```", "```python\nhandlers[name](event)\n```"),
+    ],
+)
+def test_links_of_the_package_page_are_absolute(link: str, absolute: str, tmp_path: Path) -> None:
+    """On the package page, a link to a file leads to the file in the repository, as it was at the tag."""
+    readme, _ = address(tmp_path, f"Before {link}\n\n{link}\n\nafter\n" if "```" not in link else f"{link}\n")
+
+    assert readme.count(absolute) == (1 if "```" in link else 2)
+    assert link == absolute or link not in readme
+
+
+def test_the_package_page_has_no_relative_link(tmp_path: Path) -> None:
+    """Each link of the README is absolute on the package page, and names a file that exists."""
+    readme, _ = address(tmp_path, (PROJECT / "README.md").read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)]+)\)", re.sub(r"(?s:^```.*?^```$)", "", readme, flags=re.MULTILINE))
+    files = [link.partition("/v0.2.0/")[2].partition("#")[0] for link in links if "/Octo/Accounts/" in link]
+
+    assert all(link.startswith("https://") for link in links)
+    assert files
+    assert all((PROJECT / file).exists() for file in files)
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_an_issue_form_is_complete(form: str) -> None:
+    """A form for issues has what GitHub requires: a name, a description, and a label for each field."""
+    content = yaml.safe_load((PROJECT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text())
+    fields = [field for field in content["body"] if field["type"] != "markdown"]
+
+    assert content["name"]
+    assert content["description"]
+    assert all(field["attributes"]["label"] for field in fields)
+    assert len({field["id"] for field in fields}) == len(fields)
 
 
 def test_the_whole_path_is_mutated() -> None:
