@@ -536,6 +536,7 @@ def test_credentials_that_cannot_be_loaded(
     assert "VPC" not in message
     assert "None" not in message
     assert type(error).__name__ == "CallerCredentialsError"
+    assert traceback.format_exception_only(error)[0].startswith("xacct_lambda.exceptions.CallerCredentialsError: ")
 
 
 @pytest.mark.parametrize(

@@ -155,13 +155,25 @@ class CallerCredentialsError(_ResponseError, BotoCoreError):
 class _NoCallerCredentialsError(CallerCredentialsError, NoCredentialsError):
     """The error that is raised if boto3 finds no credentials."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_by_name, ("_NoCallerCredentialsError", *super().__reduce__()[1][1:])
+
 
 class _RejectedCallerCredentialsError(CallerCredentialsError, ClientError):
     """The error that is raised if a service refused the credentials, or refused to issue them."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_by_name, ("_RejectedCallerCredentialsError", *super().__reduce__()[1][1:])
 
-# Step Functions matches errors by the name of their class, and these two are one error to it.
-_NoCallerCredentialsError.__name__ = _RejectedCallerCredentialsError.__name__ = CallerCredentialsError.__name__
+
+def _rebuild_by_name(name: str, message: str, attributes: Mapping[str, Any]) -> _ResponseError:
+    return _rebuild(globals()[name], message, attributes)
+
+
+# Step Functions matches errors by the name of their class, and these two are one error to it. A traceback shows the
+# qualified name, and the documentation has only the public one. Pickle would look for that one too.
+for _kind in (_NoCallerCredentialsError, _RejectedCallerCredentialsError):
+    _kind.__name__ = _kind.__qualname__ = CallerCredentialsError.__name__
 
 
 class PartialFailureError(XacctLambdaError):
