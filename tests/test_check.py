@@ -494,7 +494,7 @@ def test_test_event(sts):
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        (None, 'event: must have the arguments of assumed_session, as in {"role_arn": "arn:…"}'),
+        (None, 'event: must have the arguments of assumed_session, such as {"role_arn": "arn:…"}'),
         ({}, "role_arn: is required: the role to assume"),
         ({"key1": "value1"}, "key1: is not an argument"),
         ({"role_arn": ROLE, "source_session": "other"}, "source_session: is not an argument; did you mean"),

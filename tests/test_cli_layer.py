@@ -108,7 +108,7 @@ def test_the_same_bytes_at_every_build(layer) -> None:
 def test_the_same_bytes_of_another_installation(layer, tmp_path) -> None:
     """A checkout and an installed wheel give the same bytes: what the installers noted does not show."""
     site = tmp_path / "site-packages"
-    for source, name in command._shipped(metadata.distribution("xacct-lambda")):
+    for source, name in command._files_to_ship(metadata.distribution("xacct-lambda")):
         target = site / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -200,18 +200,18 @@ def test_too_large(monkeypatch) -> None:
     """A layer that Lambda would refuse for its size is refused."""
     monkeypatch.setattr(command, "_MAX_UNZIPPED_BYTES", 1000)
 
-    with pytest.raises(ConfigurationError, match="bytes unzipped, and Lambda takes 1,000"):
+    with pytest.raises(ConfigurationError, match=r"bytes unzipped\. Lambda accepts 1,000"):
         build_layer()
 
 
 def test_what_is_not_installed() -> None:
-    """Where a package is missing, or was installed without a list of its files, the command names it."""
+    """If a package is missing, or was installed without a list of its files, the command names it."""
     without_files: Any = SimpleNamespace(name="cachetools", files=None)
 
-    with pytest.raises(ConfigurationError, match="nonsense: not installed here"):
-        command._needed("nonsense", without=frozenset())
-    with pytest.raises(ConfigurationError, match="cachetools: installed without a list of its files"):
-        list(command._shipped(without_files))
+    with pytest.raises(ConfigurationError, match="nonsense: isn't installed here"):
+        command._with_dependencies("nonsense", without=frozenset())
+    with pytest.raises(ConfigurationError, match="cachetools: is installed without a list of its files"):
+        list(command._files_to_ship(without_files))
 
 
 def test_with_boto3(tmp_path) -> None:

@@ -466,7 +466,7 @@ def test_a_parameter_after_the_context_needs_no_star() -> None:
 
 def test_what_is_decorated_can_be_called() -> None:
     """Decorating a ``classmethod`` object, or no function at all, says what to do."""
-    with pytest.raises(ConfigurationError, match="a classmethod cannot be called; decorate the function below it"):
+    with pytest.raises(ConfigurationError, match=r"a classmethod cannot be called\. Decorate the function below it"):
         assume_role(ROLE, clients=["s3"])(classmethod(takes_s3))
 
 

@@ -475,7 +475,7 @@ def handler(event, context, *, s3): ...
         (["--role-arn", ROLE, "--external-id", "a b"], "--external-id: must be 2 to 1224"),
         (["--role-arn", ROLE, "--organization-id", "o-abc"], "--organization-id: 'o-abc' is not"),
         (["--role-arn", ROLE, "--execution-role-arn", "me"], "--execution-role-arn: 'me' is not the ARN"),
-        (["--from-handler", "lambda_function"], "--from-handler: 'lambda_function' is not MODULE:FUNCTION, as in"),
+        (["--from-handler", "lambda_function"], "--from-handler: 'lambda_function' is not MODULE:FUNCTION. Write"),
     ],
 )
 def test_command_names_its_own_options(capsys, arguments, said):
@@ -576,8 +576,8 @@ def test_plan_shows_no_secret():
     [
         ([], "--role-arn: is required, or --from-handler"),
         (["--from-handler", "no_such_module:handler"], "No module named 'no_such_module'"),
-        (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION, as in"),
-        (["--from-handler", ":handler"], "is not MODULE:FUNCTION, as in"),
+        (["--from-handler", "no_such_module"], "is not MODULE:FUNCTION. Write"),
+        (["--from-handler", ":handler"], "is not MODULE:FUNCTION. Write"),
         (["--role-arn", "arn:aws-cn:iam::222222222222:role/Reader"], "in another partition"),
         (["--role-arn", ROLE, "--bind-external-id"], "--bind-external-id: needs --external-id"),
         (["--role-arn", ROLE, "--transitive-tag-key", "team"], "--transitive-tag-key: 'team' is not a key of tags"),

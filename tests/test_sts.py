@@ -271,7 +271,7 @@ def test_an_answer_for_another_role_is_not_used(server: ScriptedSTS, assumed_arn
 
     assert str(caught.value) == (
         f"STS answered for {assumed_arn}, and {REQUEST.assumed_role_arn} was asked for. Its credentials are not used: "
-        "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
+        "check what answers instead of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)"
     )
     assert caught.value.response["Error"] == {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed_arn}"}
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 200

@@ -29,7 +29,7 @@ _EXPIRED_CODES: Final = frozenset(
         "TokenRefreshRequired",
     }
 )
-# With these codes also if they don't know credentials yet that are seconds old.
+# Services use these codes also for new credentials that they don't know yet.
 _UNKNOWN_CODES: Final = frozenset(
     {
         "AuthFailure",  # EC2
@@ -43,9 +43,9 @@ _ACCESS_KEY: Final = re.compile(r"(?:Credential=|^AWS )([^/:,\s]+)")
 
 
 class AssumedRoleCredentials(Credentials):
-    """What botocore signs with: it contains no credentials itself, and asks the cache at each signature.
+    """The credentials object of a role. It contains no credentials, and gets them from the cache at each signature.
 
-    The attributes are those of :class:`botocore.credentials.Credentials`. ``account_id`` is part of the role's ARN, so
+    It has the attributes of :class:`botocore.credentials.Credentials`. ``account_id`` is part of the role's ARN, so
     botocore builds account-based endpoints without a call.
     """
 
@@ -85,7 +85,7 @@ class AssumedRoleCredentials(Credentials):
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the cached credentials expire, with a time zone; None if no valid credentials are cached."""
+        """Expiry of the cached credentials, with a time zone. None if no valid credentials are cached."""
         expires_at = self._cache.expires_at(self._key)
         return None if expires_at is None else datetime.fromtimestamp(expires_at, UTC)
 
@@ -166,7 +166,7 @@ class AssumedRoleCredentials(Credentials):
 
 
 def _rejection_code(response: tuple[Any, Any], request_dict: dict[str, Any]) -> str | None:
-    """Return the code with which a service rejected the credentials; None if it did not."""
+    """Return the code with which a service rejected the credentials, or None if it accepted them."""
     http, parsed = response
     code = parsed.get("Error", {}).get("Code")
     if code in _EXPIRED_CODES | _UNKNOWN_CODES:

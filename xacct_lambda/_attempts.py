@@ -19,7 +19,7 @@ _CALLER_LOAD_LIMIT: Final = 10
 
 
 class Latch:
-    """An event that happens once. Unlike ``threading.Event``, an interrupted wait can't leave it locked for others."""
+    """An event that happens once. Unlike ``threading.Event``, an interrupted wait can't leave it locked."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -37,7 +37,7 @@ class Latch:
             waiter.release()
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until the latch is set, at most so many seconds; tell whether it is set."""
+        """Wait until the latch is set, or until the seconds are over. Return whether it is set."""
         waiter = threading.Lock()
         waiter.acquire()
         self._waiters.append(waiter)
@@ -48,10 +48,10 @@ class Latch:
 
 
 def wait_for(latch: Latch, limit: float | None, left: float | None) -> bool:
-    """Wait for a latch; tell whether it is set.
+    """Wait for a latch. Return whether it is set.
 
     Args:
-        latch: What to wait for.
+        latch: The latch.
         limit: Seconds to wait, not counting time in which the process lacked CPU: an answer may be there already.
         left: Seconds that the invocation has left.
     """
@@ -59,7 +59,7 @@ def wait_for(latch: Latch, limit: float | None, left: float | None) -> bool:
         return True
     idle = IdleTime(clock=time.monotonic)
     deadline = None if left is None else time.monotonic() + left
-    # The idle time is only read after a wait in vain: the first reading looks up the CPU quota in files.
+    # Read the idle time only after the wait timed out: the first reading looks up the CPU quota in files.
     idle_left = limit
     while True:
         until_deadline = None if deadline is None else deadline - time.monotonic()
@@ -71,20 +71,20 @@ def wait_for(latch: Latch, limit: float | None, left: float | None) -> bool:
 
 
 class Purpose(Enum):
-    """Who needs the result of an attempt."""
+    """The reason for an attempt: a request that needs its result, or none yet."""
 
     PREFETCH = auto()
-    """Nobody yet: it runs in Lambda's init phase."""
+    """Lambda's init phase, before the first request."""
     BACKGROUND = auto()
-    """Nobody yet: valid credentials are cached."""
+    """A refresh for later requests. Valid credentials are cached."""
     AWAITED = auto()
     """A request that waits, although it can use valid cached credentials if the attempt fails."""
     REQUIRED = auto()
-    """A request that has nothing valid to sign with."""
+    """A request for which no valid credentials are cached."""
 
 
 class State(Enum):
-    """What the latest attempt for a role means for a request that has valid credentials."""
+    """The state of the latest attempt for a role, for a request that has valid credentials."""
 
     IDLE = auto()
     """No attempt is in flight."""
@@ -132,27 +132,27 @@ class Attempt:
         return self.purpose in {Purpose.PREFETCH, Purpose.BACKGROUND}
 
     def claim_wait(self, now: float) -> bool:
-        """Note that a request waits for this attempt; tell whether it is the first one."""
+        """Record that a request waits for this attempt. Return whether it is the first one."""
         if not take(self._wait_token):
             return False
         self.awaited_since = now
         return True
 
     def claim_launch(self) -> bool:
-        """Tell whether it is up to this thread to start the attempt's thread.
+        """Return whether this thread must start the attempt's thread.
 
-        It is up to the thread that claims it first. The same thread may claim it again, because a signal handler may
-        have interrupted it between claim and start, and now waits for this attempt itself.
+        The first thread that claims the launch must start it. The same thread may claim it again: a signal handler may
+        have interrupted it between claim and start, and may itself wait for this attempt.
         """
         thread = threading.get_ident()
         return self._launcher.setdefault(None, thread) == thread and not self.is_launched
 
     def claim_run(self) -> bool:
-        """Tell whether it is up to the caller to make the call; True once."""
+        """Return whether the caller must make the call. True once."""
         return take(self._run_token)
 
     def claim_failure(self) -> bool:
-        """Tell whether it is up to the caller to record this attempt's failure; True once."""
+        """Return whether the caller must record this attempt's failure. True once."""
         return take(self._failure_token)
 
     @property
@@ -200,7 +200,7 @@ class Attempt:
 
 
 def take(tokens: list[None]) -> bool:
-    """Take the only token of a list; tell whether it was there. Other threads and signal handlers can't interfere."""
+    """Take the only token of a list. Return whether it was there. Other threads and signal handlers can't interfere."""
     try:
         tokens.pop()
     except IndexError:

@@ -1,4 +1,4 @@
-"""What the credential cache knows of one role: its key, its credentials, its latest attempt, and its failures.
+"""The credential cache's entry for one role: its key, its credentials, its latest attempt, and its failures.
 
 Each change is one assignment, or one operation on a dict or a list that the interpreter doesn't divide.
 """
@@ -25,9 +25,9 @@ MAX_STUCK: Final = 2
 
 
 class CredentialKey:
-    """What decides whether two sessions share credentials: the source session (by identity) and the request (by value).
+    """The key of a role's credentials: the source session (by identity) and the request (by value).
 
-    The key does not keep the source session alive, which may contain megabytes of service models.
+    The key has a weak reference to the source session, which may contain megabytes of service models.
     """
 
     __slots__ = ("_hash", "_source", "request")
@@ -39,7 +39,7 @@ class CredentialKey:
 
     @property
     def source(self) -> boto3.Session | None:
-        """The source session; None if it was garbage-collected."""
+        """The source session, or None if it was garbage-collected."""
         return self._source()
 
     def __eq__(self, other: object) -> bool:
@@ -103,7 +103,7 @@ class CachedError(NamedTuple):
 
 
 class Entry:
-    """Everything that the cache knows of one role: credentials, the latest attempt, failures."""
+    """The state of one role in the cache: credentials, the latest attempt, failures."""
 
     def __init__(self) -> None:
         self.last_used = 0
@@ -114,7 +114,7 @@ class Entry:
         self.retry_at = 0.0
         """End of the back-off."""
         self.settling_time: float = _SETTLING_TIME
-        """Age in seconds from which on a set is replaced if a service rejects it."""
+        """Minimum age in seconds of a set that is replaced if a service rejects it."""
         self.replaced_rejected_set = False
         self.forget_attempts()
 
@@ -123,14 +123,14 @@ class Entry:
         self.attempt = no_attempt()
         self.stuck: dict[Attempt, None] = {}
         self._claims: dict[int, Attempt] = {}
-        # Only threads of attempts take it, to store a result. A signal handler can't interrupt those.
+        # Only threads of attempts acquire this lock, to store a result. Signal handlers don't run in these threads.
         self.store_lock = threading.RLock()
 
     def successor(self, previous: Attempt, attempt: Attempt) -> Attempt:
-        """Return the attempt that follows the previous one: the given one, or one that another request claimed first.
+        """Return the attempt that follows the previous one: this one, or one that another request claimed first.
 
-        ``dict.setdefault`` makes the claim atomic. A request that is interrupted between claim and launch does no harm,
-        because whoever gets an attempt from here launches it.
+        ``dict.setdefault`` makes the claim atomic. If a request is interrupted between claim and launch, the next
+        request that gets the attempt launches it.
         """
         latest = self.attempt
         if latest.number > previous.number:
@@ -142,7 +142,7 @@ class Entry:
         return claimed
 
     def cache(self, new: CachedSet) -> bool:
-        """Cache a set of credentials, unless one that expires later is cached already; tell whether it is cached."""
+        """Cache a set of credentials, unless a set that expires later is cached. Return whether it is cached."""
         with self.store_lock:
             cached = self.cached
             if cached is not None and not cached.is_rejected:
@@ -155,7 +155,7 @@ class Entry:
             return True
 
     def reject(self, cached: CachedSet, now: float, *, may_be_unknown: bool) -> bool:
-        """Drop a set that a service rejected, unless it is too new for that; tell whether it is dropped.
+        """Drop a set that a service rejected, unless it is too new for that. Return whether it is dropped.
 
         A service may not know a new set yet, and would reject a younger one for the same reason. After each replacement
         that didn't help, the next set is kept for twice as long.

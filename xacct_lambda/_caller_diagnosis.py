@@ -1,7 +1,8 @@
-"""What an error of the caller's own credentials means: which provider and profile failed, and what to change there.
+"""From an error of the caller's own credentials to the provider and profile that failed, and to the change to make.
 
-The texts are botocore's and those of the services that its credential providers call. Reads the configuration of the
-source session, and sends nothing. No message has advice about the role to assume, because the role isn't the cause.
+The texts are from botocore, and from the services that its credential providers call. This module reads the
+configuration of the source session, and makes no network call. The messages don't contain advice about the role to
+assume, because the role isn't the cause.
 """
 
 from __future__ import annotations
@@ -86,14 +87,14 @@ _RENEWAL_ADVICE: Final = {
 
 
 class Caller(NamedTuple):
-    """Where the source session gets the caller's credentials."""
+    """The source of the caller's credentials."""
 
     provider: str | None = None
     """botocore's name for the credential provider."""
     profile_name: str | None = None
     """The profile that configures the provider."""
     settings: Mapping[str, Any] = {}
-    """The settings of that profile. Keys may be among them, so a message quotes only what is no secret."""
+    """The settings of that profile, which may contain keys. A message quotes only settings that aren't secret."""
     access_key: str = ""
     """The access key, if it can be read without loading anything."""
     has_token: bool = False
@@ -108,12 +109,12 @@ class Caller(NamedTuple):
 
     @property
     def profile(self) -> str:
-        """The profile in words; empty if there is none."""
+        """The profile in words, or an empty string without a profile."""
         return f"profile {self.profile_name!r}" if self.profile_name else ""
 
     @property
     def login_command(self) -> str:
-        """The command that renews the login of this profile."""
+        """The command that logs in to this profile again."""
         command = "aws login" if self.provider == "login" else "aws sso login"
         return f"{command} --profile {shlex.quote(self.profile_name)}" if self.profile_name else command
 
@@ -155,13 +156,12 @@ def identify_caller(source: boto3.Session | None, error: BaseException) -> Calle
 
 
 def _provider_of(error: BaseException) -> str | None:
-    found = [
+    providers = [
         _PROVIDER_CLASSES[name]
         for module, name in _frames(error)
         if module in _CREDENTIAL_MODULES and name in _PROVIDER_CLASSES
     ]
-    named = getattr(error, "kwargs", {}).get("provider")
-    return found[-1] if found else named
+    return providers[-1] if providers else getattr(error, "kwargs", {}).get("provider")
 
 
 def _loaded_credentials(source: boto3.Session) -> Any:
@@ -189,9 +189,9 @@ def load_failure(error: Exception, text: str, caller: Caller, role_arn: str) -> 
     """Return the message for credentials that couldn't be loaded.
 
     Args:
-        error: What the provider raised.
+        error: The exception of the provider.
         text: The error's text, without secrets.
-        caller: Where the credentials come from.
+        caller: The source of the credentials.
         role_arn: The role to assume.
     """
     problem, advice = _load_problem(error, text, caller)
@@ -219,7 +219,7 @@ def rejection(code: str, text: str, caller: Caller, role_arn: str) -> str:
     Args:
         code: STS's error code.
         text: STS's text, without secrets.
-        caller: Where the credentials come from.
+        caller: The source of the credentials.
         role_arn: The role to assume.
     """
     problem, advice = _rejection_problem(code, text, caller)

@@ -56,7 +56,7 @@ class ConnectionPools:
         self._loading: _Loading | None = None
 
     def share(self, client: Any) -> Any:
-        """Let a new client share connections; return the client.
+        """Let a new client share connections, and return it.
 
         Raises:
             ConfigurationError: The environment variable that turns sharing off has an unknown value.
@@ -178,7 +178,7 @@ def _is_enabled() -> bool:
 
 
 class _TLSSettings(NamedTuple):
-    """Whatever decides whom a TLS context trusts and who it says it is."""
+    """The settings of a TLS context: the trust store, and the client certificate."""
 
     is_verified: bool
     bundle: File | None
@@ -187,7 +187,7 @@ class _TLSSettings(NamedTuple):
 
 
 class _ConnectionSettings(NamedTuple):
-    """Whatever shapes a connection. Clients with equal settings share connections."""
+    """The settings of a connection. Clients with equal settings share connections."""
 
     tls: _TLSSettings
     attributes: Hashable
@@ -256,7 +256,7 @@ class _SharedPools:
         self._current: dict[int, _Managers] = {}
 
     def current(self, session: _SharedSession) -> _Managers:
-        """Return the managers to use now, created from a session's settings if there are none."""
+        """Return the managers to use now, and create them from a session's settings if necessary."""
         process = os.getpid()
         managers = self._current.get(process)
         if managers is None:
@@ -272,7 +272,7 @@ class _SharedPools:
         self._current.clear()
 
     def context(self, new: ssl.SSLContext) -> SharedContext:
-        """Return the TLS context of these clients; ``new`` if there is none yet."""
+        """Return the TLS context of these clients, which is ``new`` at the first call."""
         if self._context is None or not self._context.is_usable():
             self._context = self._owner.context(self._tls, new)
         return self._context
@@ -285,11 +285,11 @@ class _SharedPools:
 class _SharedSession(URLLib3Session):
     """botocore's HTTP session of one client, with connections and a TLS context that other clients use too.
 
-    Each client has its own session object, so that a tool that patches one client's session doesn't affect the others.
+    Each client has its own session object, so a tool that patches one client's session doesn't affect other clients.
     """
 
     def __init__(self, session: URLLib3Session, pools: _SharedPools) -> None:
-        # Not super().__init__(), which would create one more TLS context. The settings are those of botocore's session.
+        # Not super().__init__(), which would create one more TLS context. It has the settings of botocore's session.
         vars(self).update(vars(session))
         del vars(self)["_manager"], vars(self)["_proxy_managers"]
         self._pool_classes_by_scheme = POOL_CLASSES

@@ -1,11 +1,11 @@
 """The credential cache: when to refresh, who waits for STS and how long, and what a failure means.
 
-A request waits for STS only if there are no valid credentials to sign it with. The cache alone decides how long
-credentials are valid. botocore's refresh windows are not used: they are fixed at 15 and 10 minutes, so a 900-second
-session would refresh on every signature.
+A request waits for STS only if it can't use valid cached credentials. Only the cache decides how long credentials are
+valid. botocore's refresh windows don't apply: they are fixed at 15 and 10 minutes, so a 900-second session would
+refresh on every signature.
 
-Time is the wall clock, because STS's expiry is an instant, and a monotonic clock may stand still while Lambda keeps the
-execution environment frozen.
+Time is the wall clock, because STS's expiry is an instant, and a monotonic clock may stop while Lambda freezes the
+execution environment.
 
 The cache has no lock that a request takes. A signal handler, a finalizer, or a log handler may sign requests at any
 point of a look-up, and an exception that a signal handler raises may end a look-up at any point. So each change is one
@@ -111,7 +111,7 @@ class _AssumesRoles(Protocol):
 
 
 class CredentialCounts(NamedTuple):
-    """What the cache has done, and how many roles it has credentials for."""
+    """Counters of the cache, and the number of roles with cached credentials."""
 
     hits: int
     misses: int
@@ -186,7 +186,7 @@ class CredentialCache:
         return self._assume_role(key, entry, min_ttl_seconds, config)
 
     def prefetch(self, key: CredentialKey, config: Config | None) -> Latch:
-        """Start an attempt in the background, unless valid credentials are cached; return the latch of its end.
+        """Start an attempt in the background, unless fresh credentials are cached. Return the latch of its end.
 
         If the prefetch fails, callers that waited for it start their own attempt.
         """
@@ -205,7 +205,7 @@ class CredentialCache:
             self._sts.prepare(source, config)
 
     def expires_at(self, key: CredentialKey) -> float | None:
-        """Return when the cached credentials expire, in seconds since the epoch; None if none are cached."""
+        """Return the expiry of the cached credentials in seconds since the epoch, or None without valid ones."""
         now = self._advance()
         entry = self._entries.get(key)
         cached = entry.cached if entry else None
@@ -214,12 +214,12 @@ class CredentialCache:
     def invalidate(
         self, key: CredentialKey, access_key: str, error_code: str = "", *, may_be_unknown: bool, is_retry: bool
     ) -> float | None:
-        """Drop the credentials with this access key, which a service rejected; return when to sign the request again.
+        """Drop the credentials with this access key, which a service rejected. Return when to sign the request again.
 
-        Other credentials are never dropped.
+        Credentials with another access key stay in the cache.
 
         Args:
-            key: Whose credentials.
+            key: The key of the role's credentials.
             access_key: The access key that signed the rejected request.
             error_code: The service's error code.
             may_be_unknown: Whether the service may not know the credentials yet. If so, a set that is only seconds old
@@ -236,7 +236,7 @@ class CredentialCache:
         if entry is None or cached is None or cached.frozen.access_key != access_key or cached.is_rejected:
             return 0
         if not entry.reject(cached, now, may_be_unknown=may_be_unknown):
-            # One request finds out for all others that the service goes on rejecting the set.
+            # The retry of one request tells all requests that the service still rejects the set.
             cached.retry_failed = cached.retry_failed or is_retry
             return None if cached.retry_failed else _SETTLING_DELAY
         _report("rejection", key, error_code=error_code or None, expires_at=cached.expires_at)
@@ -247,10 +247,10 @@ class CredentialCache:
     def _must_wait(
         self, key: CredentialKey, entry: Entry, cached: CachedSet, now: float, config: Config | None
     ) -> bool:
-        """Start a refresh if one is due; tell whether this request has to wait for the refresh."""
+        """Start a refresh if one is due. Return whether this request has to wait for it."""
         attempt = entry.attempt
         if attempt.thread == threading.get_ident() and not attempt.done.is_set:
-            return False  # A hook or a log handler signs within the very attempt.
+            return False  # A hook or a log handler signs a request during this attempt.
         is_mandatory = cached.expires_at - now <= MANDATORY_WINDOW
         state = attempt.state(now)
         if state is State.CUT and cached.claim_wait():
@@ -307,7 +307,7 @@ class CredentialCache:
     def _assume_role(
         self, key: CredentialKey, entry: Entry, min_ttl_seconds: float, config: Config | None
     ) -> FrozenCredentials:
-        """Wait for an attempt, of this request or of another one; return its credentials or raise its error."""
+        """Wait for an attempt of this or another request. Return its credentials, or raise its error."""
         self._misses.increase()
         was_retried = False
         while True:
@@ -371,7 +371,7 @@ class CredentialCache:
             raise no_answer_in_time(key.request, key.source, seconds, is_busy=attempt.lacked_cpu(self._advance()))
 
     def _cached_or_raise(self, error: BaseException | None, entry: Entry, min_ttl_seconds: float) -> FrozenCredentials:
-        """Return credentials that came meanwhile, for example with a late answer; otherwise raise the error."""
+        """Return credentials that were cached meanwhile, for example by a late answer. Otherwise raise the error."""
         cached = entry.cached
         if (
             cached is not None
@@ -461,7 +461,7 @@ class CredentialCache:
     def _finish(
         self, key: CredentialKey, entry: Entry, attempt: Attempt, outcome: IssuedCredentials | BaseException
     ) -> None:
-        """Record what an attempt yielded, and wake the requests that wait for it."""
+        """Record the result of an attempt, and wake the requests that wait for it."""
         try:
             now = attempt.completed_at = self._advance()
             if isinstance(outcome, IssuedCredentials):
@@ -484,7 +484,7 @@ class CredentialCache:
             self._record_failure(key, entry, attempt, _short_lived_error(key, cached.expires_at - now), now)
 
     def _give_up(self, key: CredentialKey, entry: Entry, attempt: Attempt, now: float) -> None:
-        """Count an attempt that passed its time limit as failed. A late answer is still welcome."""
+        """Count an attempt that passed its time limit as failed. A late answer is still cached."""
         # An attempt that was never launched, because of an interrupt, has no thread that could be stuck.
         if not attempt.done.is_set and (attempt.is_launched or attempt.thread is not None):
             entry.stuck[attempt] = None
@@ -502,7 +502,7 @@ class CredentialCache:
     def _record_failure(
         self, key: CredentialKey, entry: Entry, attempt: Attempt, error: BaseException, now: float
     ) -> None:
-        """Count a failed attempt, once: back off, cache a refusal, and log what nobody raises."""
+        """Count a failed attempt, once: back off, cache a refusal, and log an error that no request raises."""
         cached = entry.cached
         is_valid = cached is not None and cached.is_valid(now)
         failures = entry.failures
@@ -607,7 +607,7 @@ class CredentialCache:
 
     def _advance(self) -> float:
         """Return the time. If the clock was set back, drop everything: nobody knows how long the credentials last."""
-        # Read in this order. A thread that is suspended between the two must not take its old time for a step back.
+        # Read in this order. Otherwise a thread that is suspended between the two could see a step back of the clock.
         latest = self._latest
         now = self.clock()
         if now < latest - _CLOCK_STEP:

@@ -65,7 +65,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
         []
 
     A warm call adds about a microsecond. Arguments that the caller passes override injected ones. If the caller passes
-    all of them, as in ``lambda_handler(event, context, s3=stub)``, no role is assumed. Decorators stack.
+    all of them, for example ``lambda_handler(event, context, s3=stub)``, no role is assumed. Decorators stack.
 
     You can decorate functions, methods, partials, callable objects, ``async def``, and generators. The result is a
     plain function of the same kind. The first event of an ``async def`` handler creates its clients in the event loop's
@@ -83,7 +83,7 @@ def assume_role(  # noqa: PLR0913 - the decorator's own arguments; a session's a
         session: Name of a parameter that receives the session itself.
         allowed_roles: ARN patterns. A role that matches none of them is rejected before anything else happens. ``*``
             matches within one part of the path, ``**`` across parts. Partition and account are always literal.
-        prefetch: What the init phase of a Lambda function does. By default it creates the clients and loads the trust
+        prefetch: The work of the init phase of a Lambda function. By default it creates the clients and loads the trust
             store. If an event is already waiting (``on-demand``), it also calls AssumeRole in a thread, and waits for
             the answer for at most a quarter of a second. ``True`` calls AssumeRole for the other initialization types
             too, except SnapStart, because credentials don't go into a snapshot. ``False`` leaves everything to the
@@ -148,7 +148,7 @@ class _InjectionCache:
 
 
 class RoleUsage(NamedTuple):
-    """The parameters of a decorator's AssumeRole call that policies depend on. It has no external ID, only whether."""
+    """The parameters of a decorator's AssumeRole call that policies depend on, without the external ID itself."""
 
     role_arn: str | None
     """None if it depends on the event."""
@@ -162,7 +162,7 @@ class RoleUsage(NamedTuple):
 
 
 class _Injector:
-    """The injections of one decorator, and the way to the session that they come from."""
+    """Builds the injected arguments of one decorator."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class _Injector:
         )
 
     def inject(self, args: tuple[Any, ...], kwargs: dict[str, Any], signature: inspect.Signature) -> dict[str, Any]:
-        """Return the handler's keyword arguments: those that the caller passed, and those that it left out."""
+        """Return the handler's keyword arguments: the caller's, and the injected ones that the caller left out."""
         if not self._depends_on_event:
             injected = self._cached.get()
             if injected is None and self.names.isdisjoint(kwargs):
@@ -258,7 +258,7 @@ class _Injector:
 def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any]:
     if not callable(handler):
         raise ConfigurationError(
-            "handler", f"a {type(handler).__name__} cannot be called; decorate the function below it"
+            "handler", f"a {type(handler).__name__} cannot be called. Decorate the function below it"
         )
     _reject_second_injection(handler, injector)
     signature = public_signature(handler, injector.arguments)
@@ -274,7 +274,7 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
     def generate(*args: Any, **kwargs: Any) -> Any:
         return (yield from call(*args, **kwargs))
 
-    # Frameworks ask which kind of function it is, so a wrapper is of the handler's kind.
+    # Frameworks inspect the kind of a function, so the wrapper has the handler's kind.
     wrapper: Callable[..., Any] = call
     for is_kind, wrapper_of_kind in (
         (inspect.iscoroutinefunction, await_),
@@ -286,7 +286,7 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
     function = handler.func if isinstance(handler, functools.partial) else handler
     functools.update_wrapper(wrapper, function if hasattr(function, "__name__") else type(function), updated=())
     vars(wrapper).update(
-        # Decorators leave notes for one another in the attributes of a function. An object's attributes are its state.
+        # Other decorators read attributes of the function. The attributes of an object are its state.
         vars(handler) if inspect.isfunction(handler) else {},
         __wrapped__=handler,
         __signature__=signature,
@@ -334,7 +334,7 @@ _WITHIN: Final[dict[type, Callable[[Any, Invocation], Any]]] = {
 
 
 def _explain(error: TypeError, injector: _Injector, handler: Callable[..., Any]) -> None:
-    """Add a note to a TypeError of a handler that did not get, or could not take, what is injected."""
+    """Add a note to the TypeError of a handler that didn't get, or doesn't accept, an injected argument."""
     text = str(error)
     names = [name for name in injector.names if f"'{name}'" in text]
     if names and ("required keyword" in text or "unexpected keyword" in text or "required positional" in text):

@@ -1,8 +1,7 @@
-"""What a refusal by STS means: which side refused, and what to change in which account. Pure: text in, text out.
+"""From a refusal by STS to the side that refused, and to the change to make in its account. Pure: text in, text out.
 
 For STS's texts, see https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot_access-denied.html. If STS gives a
-reason, the message says what that reason means. If STS gives none, the message lists the possible causes in the order
-to check them, and claims none.
+reason, the message explains it. If not, the message lists the possible causes in the order in which to check them.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def refusal(code: str, text: str, request: AssumeRoleRequest) -> str:
 
 
 def rejection_by_service(code: str, text: str, request: AssumeRoleRequest, region_name: str | None) -> str | None:
-    """Return advice for a service's answer to a request that is signed as the role; None if there is none to give.
+    """Return advice for a service's answer to a request that is signed as the role, or None.
 
     Args:
         code: The error code of the service.
@@ -131,7 +130,7 @@ class _Caller(NamedTuple):
 
 
 def _caller(arn: str) -> _Caller | None:
-    """Return the principal that called STS; None if no policy can name it."""
+    """Return the principal that called STS, or None if policies can't name it."""
     session = _SESSION_ARN.fullmatch(arn)
     principal_arn = f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}" if session else arn
     try:
@@ -178,7 +177,7 @@ class _AccessDenied:
 
     @property
     def trust(self) -> str:
-        """The statement for the role's trust policy; in words if the caller is unknown."""
+        """The statement for the role's trust policy, in words if the caller is unknown."""
         if self.caller is None:
             return (
                 f"a statement that allows {self.action} to the caller's role (to see which: {_COMMAND_PREFIX} check "
@@ -216,7 +215,7 @@ class _AccessDenied:
 
     @property
     def conditions(self) -> str:
-        """What the request has of the most common conditions of trust policies."""
+        """The most common conditions of trust policies that the request may not meet."""
         if self.request.external_id:
             return "it might require a different external ID (sts:ExternalId) than the one in the request"
         tags = "" if self.request.tags else " or session tags (aws:RequestTag/…)"
@@ -389,7 +388,7 @@ def _token_too_large(text: str, request: AssumeRoleRequest) -> str:
 
 
 def _token_size(text: str) -> str:
-    """Return the size that STS reports, in the words before or after 2026-09-15; empty if it reports none."""
+    """Return the size that STS reports, in its words before or after 2026-09-15. Empty if STS doesn't report it."""
     if share := re.search(r"([0-9]+)\s?%", text):
         return f": it takes {share[1]} % of the space that STS has"
     sizes = [int(number.replace(",", "")) for number in re.findall(r"[0-9][0-9,]*", text)]

@@ -51,8 +51,8 @@ STS_EXCEPTIONS: Final = (
     *(BotoCoreError, ClientError, ResponseParserError),
     *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
 )
-"""What a call of STS can raise. Credential providers raise the last six, and botocore's parser raises KeyError and
-ValueError for XML that isn't STS's, for example a proxy's."""
+"""Exceptions that a call of STS can raise. Credential providers raise the last six. botocore's parser raises KeyError
+and ValueError for XML that isn't STS's, for example a proxy's."""
 
 _CONNECTION_ERRORS: Final = (
     botocore_exceptions.ConnectionError,
@@ -71,9 +71,9 @@ def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.
     """Return this library's exception for one of ``STS_EXCEPTIONS``, with its cause, both without secrets.
 
     Args:
-        error: What the call raised.
+        error: The exception of the call.
         request: The request of the call.
-        source: The session that called STS; without it, a message about the caller names no profile.
+        source: The session that called STS. Without it, a message about the caller doesn't name the profile.
 
     Raises:
         Exception: The error itself, if a hook or other code of the caller raised it.
@@ -111,7 +111,7 @@ def caller_credentials_error(
     Raise it outside the ``except`` block. Otherwise its context references the error, whose frames contain secrets.
 
     Args:
-        error: What loading the credentials raised. ``NoCredentialsError()`` if the source session has none.
+        error: The exception of the load. ``NoCredentialsError()`` if the source session has no credentials.
         source: The session whose credentials couldn't be loaded.
         request: The request that was to be signed with them.
     """
@@ -284,14 +284,14 @@ def without_frames(error: BaseException) -> BaseException:
     frames = traceback.extract_tb(error.__traceback__)
     if frames:
         error.add_note(f"raised in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}, during AssumeRole")
-    seen: set[int] = set()
-    linked: list[BaseException | None] = [error]
-    while linked:
-        link = linked.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
+    visited_ids: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and id(link) not in visited_ids:
+            visited_ids.add(id(link))
             link.__traceback__ = None
-            linked += [link.__cause__, link.__context__]
+            chain += [link.__cause__, link.__context__]
     return error
 
 

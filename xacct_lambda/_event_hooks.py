@@ -1,4 +1,4 @@
-"""Event hooks of an assumed session: those of its source session, in a trie that copies share.
+"""Event hooks of an assumed session: the hooks of its source session, in a trie that copies share.
 
 Each botocore client copies all hooks of its session, which takes 90 KB and a third of the time to create a client.
 A client adds 5 to 14 hooks to the 140 that it copies. So the copies here share every node of the trie, and a copy that

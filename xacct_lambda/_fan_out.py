@@ -1,4 +1,4 @@
-"""Many roles at once: their sessions, and the loop over accounts and Regions that everybody writes on top of them."""
+"""Many roles at once: their sessions, and the loop over accounts and Regions."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def assumed_sessions(  # noqa: PLR0913 - the arguments of the loop. The options 
     progress: Progress | None = None,
     **options: Unpack[AssumeRoleOptions],
 ) -> dict[str, Any]:
-    """Assume many roles at the same time; return their sessions, with cached credentials, in the order of the ARNs.
+    """Assume many roles at the same time. Return their sessions, with cached credentials, in the order of the ARNs.
 
-    The failure of one role doesn't affect the others. 50 roles take about as long as two in a row.
+    The failure of one role doesn't affect other roles. 50 roles take about as long as two in a row.
 
     Args:
         role_arns: ARNs of the roles. A role that is in the list twice is assumed once.
@@ -83,8 +83,8 @@ def assumed_sessions(  # noqa: PLR0913 - the arguments of the loop. The options 
             none of the patterns fails without a call to STS.
         max_workers: How many roles are assumed at the same time, 1 to 50. The default is 32, or fewer if the function
             has less than 0.4 of a core (710 MB): 6 with 128 MB.
-        return_exceptions: Return the exception of a failed role in place of its session, as ``asyncio.gather`` does,
-            instead of raising.
+        return_exceptions: Return the exception of a failed role as its result, instead of raising, like
+            ``asyncio.gather``.
         context: The Lambda context. No attempt starts that can't end before the invocation does. Inside a handler
             under ``@assume_role`` the library knows the context.
         progress: Called in the calling thread with each ARN and its session or exception, as soon as there is one.
@@ -160,12 +160,12 @@ def for_each_account(  # noqa: PLR0913 - the arguments of assumed_sessions, the 
     progress: Progress | None = None,
     **options: Unpack[AssumeRoleOptions],
 ) -> dict[Any, Any]:
-    """Call ``function(session, account_id)`` for each role, in threads; return its results by role ARN.
+    """Call ``function(session, account_id)`` for each role, in threads. Return its results by role ARN.
 
     With ``regions`` the function is called for each role in each Region, and the keys of the results are tuples
     ``(role_arn, region)``. STS is called once for each role, however many Regions there are.
 
-    If ``function`` raises, that is a failure of this role (in this Region) and doesn't affect the others. The same is
+    If ``function`` raises, that is a failure of this role (in this Region) and doesn't affect other roles. The same is
     true if Python can't start a thread: roles that couldn't start fail, and finished results are kept.
 
     Args:
@@ -177,13 +177,13 @@ def for_each_account(  # noqa: PLR0913 - the arguments of assumed_sessions, the 
             it can't be assumed or has neither permission, fails under the key ``(role_arn, "enabled")``.
         allowed_roles: As in :func:`assumed_sessions`, as are all arguments that follow.
         max_workers: How many calls run at the same time, 1 to 50. :func:`assumed_sessions` describes the default.
-        return_exceptions: Return the exception of a failed call in place of its result, instead of raising.
+        return_exceptions: Return the exception of a failed call as its result, instead of raising.
         context: The Lambda context. No call starts that can't end before the invocation does.
         progress: Called in the calling thread with each key and its result or exception, as soon as there is one.
         options: Options of :func:`assumed_session`, for all roles. Most may be a callable that takes the role's ARN.
 
     Raises:
-        PartialFailureError: At least one call failed. It contains the results of the others.
+        PartialFailureError: At least one call failed. The exception contains the results of the other calls.
         ConfigurationError: An argument that applies to all roles is invalid.
 
     Example:
@@ -256,7 +256,7 @@ class _Loop:
     def run(
         self, max_workers: int | None, context: object, progress: Progress | None, *, return_exceptions: bool
     ) -> dict[_Key, Any]:
-        """Run all tasks; return the results by key, in the order of the roles."""
+        """Run all tasks. Return the results by key, in the order of the roles."""
         _check_arguments(max_workers, return_exceptions, context, progress)
         outcomes: dict[_Key, Any] = {}
         failures: dict[_Key, Exception] = {}
@@ -364,7 +364,7 @@ class _Loop:
         return _Outcome([])
 
     def _assume_for_regions(self, role_arn: str) -> list[str]:
-        """Assume the role once; return the Regions in which to call the function."""
+        """Assume the role once. Return the Regions in which to call the function."""
         # Callables are called once for each role: if their results changed between Regions, so would the STS request.
         self._options_of_role[role_arn] = _role_options(self._options, role_arn)
         if not self._lists_regions:
@@ -422,8 +422,8 @@ def _enabled_regions(session: boto3.Session, role_arn: str) -> list[str]:
     except XacctLambdaError:
         raise
     except Exception:  # noqa: BLE001 - nothing is lost: see below
-        # Most often the role lacks the permission, or the VPC has no route to the one Region that answers. Whatever it
-        # is: if the other service doesn't answer either, its error is raised with this one as its context.
+        # Most often the role lacks the permission, or the VPC has no route to the one Region that answers. If the other
+        # service doesn't answer either, Python raises its error with this one as its context.
         _check_time(role_arn)
         ec2: Any = session.client("ec2", config=_LIST_REGIONS_CONFIG)
         return sorted(region["RegionName"] for region in ec2.describe_regions()["Regions"])
@@ -446,25 +446,25 @@ def _check_arguments(max_workers: object, return_exceptions: object, context: ob
 
 
 def _unique_role_arns(role_arns: Iterable[str]) -> list[str]:
-    listed = None if isinstance(role_arns, str) or not isinstance(role_arns, Iterable) else list(role_arns)
-    if listed is None or not all(isinstance(role_arn, str) for role_arn in listed):
+    arns = None if isinstance(role_arns, str) or not isinstance(role_arns, Iterable) else list(role_arns)
+    if arns is None or not all(isinstance(role_arn, str) for role_arn in arns):
         raise ConfigurationError("role_arns", "must be a list of ARNs")
-    return list(dict.fromkeys(listed))
+    return list(dict.fromkeys(arns))
 
 
 def _unique_regions(regions: Iterable[str] | None, options: AssumeRoleOptions) -> list[str] | None:
-    """Return the names of the Regions; ``["enabled"]`` if each account lists its own."""
+    """Return the names of the Regions, or ``["enabled"]`` if each account lists its own."""
     if regions is None:
         return None
     if options.get("region_name") is not None:
         raise ConfigurationError("region_name", "can't be combined with regions, which sets the Region of each session")
     if regions == _ENABLED:
         return [_ENABLED]
-    listed = None if isinstance(regions, str) or not isinstance(regions, Iterable) else list(regions)
-    if listed is None or not all(isinstance(region, str) for region in listed):
+    names = None if isinstance(regions, str) or not isinstance(regions, Iterable) else list(regions)
+    if names is None or not all(isinstance(region, str) for region in names):
         raise ConfigurationError("regions", f"must be a list of Regions or 'enabled', not {truncated_repr(regions)}")
-    for region in listed:
+    for region in names:
         check_region("regions", region)
         if region == _ENABLED:
             raise ConfigurationError("regions", "'enabled' in a list is not a Region. Pass regions='enabled'")
-    return list(dict.fromkeys(listed))
+    return list(dict.fromkeys(names))

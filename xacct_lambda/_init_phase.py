@@ -1,4 +1,4 @@
-"""What the init phase of a Lambda function does ahead of the first event.
+"""The work that the init phase of a Lambda function does before the first event.
 
 In the init phase a small function has a whole core, and a fraction of one afterwards. So the clients and the trust
 store should be ready when the phase ends, and if an event is already waiting, the credentials too.
@@ -65,7 +65,7 @@ class InitPhase:
 
         Args:
             decorator: The decorator that is applied.
-            prefetch: Whether to call AssumeRole; None depends on the initialization type. False does nothing at all.
+            prefetch: Whether to call AssumeRole. None decides by the initialization type. False skips all work.
             session: Returns the session of the role.
             create_clients: Creates the clients to inject.
         """
@@ -93,8 +93,8 @@ class InitPhase:
             if is_prefetched:
                 call = credentials.prefetch()
                 self._calls.append(call)
-                # Until the request is sent, both threads would hold the interpreter for 5 ms in turn. Creating the
-                # clients takes less time than STS, so it can wait.
+                # Until the thread has sent the request, both threads would block each other for 5 ms at a time. The
+                # clients can wait, because STS takes longer than their creation.
                 call.wait(_HEAD_START)
         except Exception as error:  # noqa: BLE001 - the first event makes the same call, and reports what is wrong
             _logger.warning(
@@ -113,7 +113,7 @@ class InitPhase:
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Don't look for garbage while botocore reads its models: 18 ms of CPU time for many objects that all stay."""
+    """Pause garbage collection while botocore reads its models: 18 ms of CPU time for many objects that all stay."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The current Lambda invocation: its context, the time it has left, and threads that belong to it or to nobody."""
+"""The current Lambda invocation: its context, its remaining time, and threads inside and outside of it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ current_context: ContextVar[Any] = ContextVar("xacct_lambda_invocation", default
 
 
 def lambda_context(context: object) -> object:
-    """Return Lambda's own context for a handler's context argument; a DurableContext contains one."""
+    """Return Lambda's own context for a handler's context argument, which may be a DurableContext that contains it."""
     return getattr(context, "lambda_context", context)
 
 
 def find_context(args: tuple[object, ...], kwargs: Mapping[str, object]) -> object | None:
-    """Return the Lambda context among a handler's arguments, by position or by keyword; None if there is none.
+    """Return the Lambda context among a handler's arguments, by position or by keyword. None if it isn't there.
 
-    A function that is called inside a handler often gets none: a route, a record handler, a tool of an agent.
+    A function that a handler calls often gets no context: a route, a record handler, a tool of an agent.
     """
     for value in reversed(args):
         if _is_context(value):
@@ -62,7 +62,7 @@ class Invocation(AbstractContextManager[None]):
 
 
 class InvocationGenerator(Generator[Any, Any, Any]):
-    """A generator during whose steps the invocation is current. Between the steps it is not."""
+    """A generator that sets the current invocation in each of its steps, and resets it after the step."""
 
     def __init__(self, generator: Generator[Any, Any, Any], invocation: Invocation) -> None:
         self._generator = generator
@@ -110,7 +110,7 @@ def async_generator_function(
 
 
 def remaining_seconds() -> float | None:
-    """Return the seconds that the invocation has left, less a margin for reporting an error; None if unknown."""
+    """Return the seconds that the invocation has left, less a margin for reporting an error. None if unknown."""
     remaining_time = getattr(lambda_context(current_context.get()), _REMAINING_TIME, None)
     milliseconds = remaining_time() if callable(remaining_time) else None
     # A Mock in a test has every method, but its methods don't return numbers.
@@ -156,7 +156,7 @@ def start_background_thread(task: Callable[[], None]) -> None:
     run = contextvars.Context().run
 
     def run_later() -> None:
-        # Without the delay the new thread takes the interpreter from the caller, who waits for nothing, for 5 ms.
+        # Without the delay, the new thread would take the interpreter from the caller for 5 ms.
         time.sleep(_BACKGROUND_DELAY)
         run(task)
 

@@ -1,4 +1,4 @@
-"""What to check if STS doesn't answer: the endpoint, the Region, the network, or the CPU, by the evidence there is."""
+"""From a connection error to the thing to check: the endpoint, the Region, the network, or the CPU."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _endpoint_service(host: re.Match[str] | None, region: str | None) -> str:
 
 
 def _correct_region(region: str) -> str:
-    """Return what is wrong with the name of a Region; empty if nothing is."""
+    """Return the problem with the name of a Region, or an empty string."""
     # Lambda's own Region exists, even if boto3 is too old to know it. Reading the list takes long on a small function.
     known = [] if region == os.environ.get("AWS_REGION") else _known_regions()
     if not known or region in known:

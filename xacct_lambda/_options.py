@@ -1,4 +1,4 @@
-"""The options of ``assumed_session`` where they may depend on an event, or on which of many roles it is."""
+"""The options of ``assumed_session`` as values, or as callables over an event or a role."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def call_option(option: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     """Call an option that depends on the event, with the arguments of the handler.
 
     The option gets them in the form in which the caller passed them: by position or by keyword. If it doesn't accept
-    that form, it gets them by position as the handler declares them, or those that it accepts by keyword.
+    that form, it gets them by position as the handler declares them, or the ones that it accepts by keyword.
 
     Args:
         option: The callable.
@@ -140,7 +140,7 @@ def call_option(option: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     try:
         signature = inspect.signature(option)
     except (TypeError, ValueError):
-        # Some callables of C libraries have none.
+        # Some callables of C libraries have no signature.
         return option(*args, **kwargs)
     for form_args, form_kwargs in _argument_forms(args, kwargs, handler, signature):
         try:
@@ -216,7 +216,7 @@ def check_region(argument: str, region_name: Any) -> None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a question about the most similar of the names, or an empty string if none is similar."""
+    """Return a question about the most similar name, or an empty string if no name is similar."""
     import difflib  # noqa: PLC0415 - only mistakes need it
 
     known = list(names)

@@ -34,7 +34,7 @@ _CREDENTIAL: Final = re.compile(
 )
 _JWT: Final = re.compile(r"\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}", re.ASCII)
 _MAX_TEXT: Final = 500
-"""What a program prints, and the library quotes, may be pages."""
+"""Maximum number of characters that a message quotes of a program's output, which may be pages long."""
 
 _assuming_role: ContextVar[bool] = ContextVar("xacct_lambda_assuming_role", default=False)
 
@@ -118,6 +118,6 @@ def _redact_log_record(record: logging.LogRecord) -> bool:
     return True
 
 
-# A filter acts only on the records of its own logger. These four log headers, bodies, and exceptions that quote them.
+# A filter applies only to its logger's own records. These four log headers, bodies, and exceptions that quote them.
 for _name in ("botocore.auth", "botocore.endpoint", "botocore.httpsession", "botocore.parsers"):
     logging.getLogger(_name).addFilter(_redact_log_record)

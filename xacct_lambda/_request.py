@@ -1,4 +1,4 @@
-"""One AssumeRole request: validated against STS's rules, canonical, and itself the cache key.
+"""One AssumeRole request: validated against STS's rules, canonical, and part of the cache key.
 
 Two requests are equal if and only if STS would receive the same parameters. Everything that changes what the
 credentials may do is a field of the request, so credentials are never shared across such a change. Its strings are
@@ -55,7 +55,7 @@ _EXTRA_CHARACTERS: Final = 20_480
 """Not a rule of STS, which accepts five contexts of 3072 characters in ``ProvidedContexts``, but a bound on memory."""
 _TAG_MARKS: Final = frozenset("_.:/=+-@")
 _TAG_CATEGORIES: Final = frozenset("LNZ")
-"""Of Unicode: letters, numbers, separators."""
+"""Unicode categories: letters, numbers, separators."""
 
 STS_NAMES: Final = {
     "RoleArn": "role_arn",
@@ -83,7 +83,7 @@ ANY_ROLE: Final = "arn:aws:iam::000000000000:role/any"
 
 
 def default_role_session_name() -> str:
-    """Return the function's name in STS's alphabet, 2 to 64 characters; ``xacct-lambda`` outside Lambda."""
+    """Return the function's name in STS's alphabet, 2 to 64 characters, or ``xacct-lambda`` outside Lambda."""
     name = re.sub(r"[^\w+=,.@-]", "-", os.environ.get("AWS_LAMBDA_FUNCTION_NAME", ""), flags=re.ASCII)
     return name[:64].ljust(2, "-") if name else "xacct-lambda"
 
@@ -122,7 +122,7 @@ class AssumeRoleRequest(NamedTuple):
         return self._asdict() | {"tags": dict(self.tags), "extra": json.loads(self.extra)}
 
     def parameters(self) -> dict[str, Any]:
-        """Return the keyword arguments of botocore's ``assume_role``, without those that are not set."""
+        """Return the keyword arguments of botocore's ``assume_role``, without unset ones."""
         values = {name: getattr(self, argument) for name, argument in STS_NAMES.items()}
         extra: dict[str, Any] = json.loads(self.extra)
         return {name: _ENCODERS.get(name, _identity)(value) for name, value in values.items() if value} | extra
@@ -320,7 +320,7 @@ def _policy_arns(values: Iterable[str]) -> tuple[str, ...]:
         if not _POLICY_ARN.fullmatch(arn):
             raise ConfigurationError(
                 "policy_arns",
-                f"{truncated_repr(arn)} is not the ARN of a managed policy, as in arn:aws:iam::ACCOUNT:policy/NAME",
+                f"{truncated_repr(arn)} is not the ARN of a managed policy. Write arn:aws:iam::ACCOUNT:policy/NAME",
             )
     if len(arns) > _POLICY_ARNS:
         raise ConfigurationError("policy_arns", f"must be at most {_POLICY_ARNS} ARNs, not {len(arns)}")

@@ -1,4 +1,4 @@
-"""The botocore session of a role: everything that the source session says, signed with the role's credentials.
+"""The botocore session of a role: the settings of the source session, with the role's credentials.
 
 The reference is a profile with ``role_arn``. There boto3 uses one session for the call to STS and for everything else,
 so a setting applies to both, whether it was made in code, in a profile, or in the environment.
@@ -31,7 +31,7 @@ _botocores_choice: Final[Any] = getattr(botocore_handlers, _BOTOCORES_CHOICE, la
 
 
 def effective_region(source: Session, region_name: str | None) -> str | None:
-    """Return the Region of a role's session: the one given, or the one that the source's clients use now."""
+    """Return the Region of a role's session: ``region_name``, or the Region that the source's clients use now."""
     # A Region in the source's default client configuration is stronger than the source's own.
     config: Any = source._session.get_default_client_config()  # noqa: SLF001 - see RoleSession
     return region_name or getattr(config, "region_name", None) or source.region_name
@@ -128,5 +128,5 @@ def _choose_signer(context: dict[str, Any], **event: Any) -> str | None:
     if not {_BEARER_AUTH, _SIGV4_AUTH} <= set(context.get("auth_options") or ()):
         return None
     chosen: str | None = _botocores_choice(context=context, **event)
-    # The token in AWS_BEARER_TOKEN_<SERVICE> is the caller's, and a role has none.
+    # The token in AWS_BEARER_TOKEN_<SERVICE> belongs to the caller. The role has only SigV4 credentials.
     return _SIGV4 if chosen == _BEARER else chosen

@@ -42,7 +42,7 @@ def default_loader() -> Loader:
 class _Loader(Loader):
     """botocore's loader, which finds the services of botocore's own folder without opening all of its 400 folders.
 
-    Listing the folder names is enough there; only the requested service's folder is opened. Any other folder, such as
+    Listing the folder names is enough there. Only the requested service's folder is opened. Any other folder, such as
     one of AWS_DATA_PATH, may contain other things than services, and is searched as botocore searches it.
     """
 

@@ -40,9 +40,9 @@ _LAMBDA_VARIABLES: Final = frozenset({"AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_IN
 
 
 class AssumedSession(Session):
-    """A :class:`boto3.Session` that acts as the assumed role; created by :func:`assumed_session`.
+    """A :class:`boto3.Session` that acts as the assumed role. :func:`assumed_session` creates it.
 
-    ``client()`` and ``resource()`` return a new object on each call, as for any other session. A client has one owner,
+    ``client()`` and ``resource()`` return a new object on each call, like any other session's. A client has one owner,
     who may register event hooks on it. The clients that ``@assume_role`` injects are cached beside them, one for each
     set of arguments, and belong to the library.
     """
@@ -95,7 +95,7 @@ class AssumedSession(Session):
             return super().resource(*args, **kwargs)
 
     def injected_client(self, **arguments: Any) -> Any:
-        """Return the client that ``@assume_role`` injects for these arguments of ``client()``; create it only once."""
+        """Return the cached client that ``@assume_role`` injects for these arguments, or create it."""
         key = frozenset(
             (name, config_key(value) if isinstance(value, Config) else value)
             for name, value in arguments.items()
@@ -172,7 +172,7 @@ class SessionCache:
         min_ttl_seconds: float,
         sts_config: Config | None,
     ) -> AssumedSession:
-        """Return the session for these arguments; the same one while it is cached."""
+        """Return the session for these arguments, which is the same one while it is cached."""
         region_name = effective_region(source, region_name)
         key = _SessionKey(
             CredentialKey(source, request), region_name, min_ttl_seconds, sts_config and config_key(sts_config)
@@ -187,7 +187,7 @@ class SessionCache:
             return session
 
     def default_source(self) -> boto3.Session:
-        """Return boto3's default session; create it if there is none.
+        """Return boto3's default session, and create it if necessary.
 
         Raises:
             ConfigurationError: It can't be created (the profile doesn't exist), or a test has replaced its class.
@@ -226,7 +226,7 @@ class SessionCache:
             self.drop_secrets_and_connections()
 
     def drop_secrets_and_connections(self) -> None:
-        """Remove everything that a snapshot must not contain; sessions, clients, and models stay."""
+        """Remove everything that a snapshot must not contain. Sessions, clients, and models stay."""
         self.credentials.clear()
         self.connections.drop()
 
@@ -314,8 +314,8 @@ def assumed_session(  # noqa: PLR0913 - one argument for each parameter of Assum
         role_session_name: Name of the role session, as CloudTrail shows it, 2 to 64 characters. The default is the
             name of the Lambda function, or ``xacct-lambda`` elsewhere.
         external_id: The value that the role's trust policy requires as ``sts:ExternalId``, 2 to 1224 characters.
-        source_identity: Identity that persists through role chaining, 2 to 64 characters. The caller's policies and the
-            role's trust policy must both allow ``sts:SetSourceIdentity``.
+        source_identity: Identity that persists through role chaining, 2 to 256 characters. The caller's policies and
+            the role's trust policy must both allow ``sts:SetSourceIdentity``.
         duration_seconds: Lifetime of the credentials, 900 to 43200 seconds. At most 3600 if the caller is itself an
             assumed role (role chaining), which is always the case for the default session of a Lambda function.
         policy: Session policy, as JSON text or as a mapping. The session may do only what both the policy and the role
@@ -373,8 +373,8 @@ def check_chained_duration(duration_seconds: object, source_session: object) -> 
     """Reject a duration that STS refuses because the caller is itself an assumed role.
 
     Args:
-        duration_seconds: A valid duration. What depends on the event is checked at the event.
-        source_session: The session that calls STS; None for boto3's default session.
+        duration_seconds: A valid duration. A callable is checked at the event.
+        source_session: The session that calls STS, or None for boto3's default session.
 
     Raises:
         ConfigurationError: The duration is over an hour, and the source is an assumed session, or the default session

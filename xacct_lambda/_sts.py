@@ -42,7 +42,7 @@ system_uniform: Final = random.SystemRandom().uniform
 
 _SINGLE_ATTEMPT: Final[Any] = {"total_max_attempts": 1, "mode": "standard"}
 
-# The library retries by itself, because its delay between two attempts has a bound and botocore's has none.
+# The library retries by itself. Its delay between two requests has an upper bound, unlike botocore's.
 DEFAULT_CONFIG: Final = Config(
     connect_timeout=_ATTEMPT_TIMEOUT,
     read_timeout=_ATTEMPT_TIMEOUT,
@@ -64,16 +64,17 @@ class FrozenCredentials(ReadOnlyCredentials):
 
 
 class IssuedCredentials(NamedTuple):
-    """The result of one AssumeRole call; ``expires_at`` is STS's instant, in seconds since the epoch."""
+    """The result of one AssumeRole call."""
 
     frozen: FrozenCredentials
     expires_at: float
+    """Expiry that STS reports, in seconds since the epoch."""
     session_token_utilization: int | None = None
     """Part of the size limit that the session token uses, in percent, if STS reports it."""
 
 
 class CallReport(NamedTuple):
-    """What one AssumeRole request took and yielded, for instrumentation."""
+    """Duration and result of one AssumeRole request, for instrumentation."""
 
     duration_seconds: float
     error_code: str | None
@@ -82,7 +83,7 @@ class CallReport(NamedTuple):
 
 
 class Calls:
-    """The AssumeRole requests of one attempt: what they yielded, and the connections that they use."""
+    """The AssumeRole requests of one attempt: their results, and the connections that they use."""
 
     def __init__(self) -> None:
         self.reports: list[CallReport] = []
@@ -268,7 +269,7 @@ def new_client(source: boto3.Session, config: Config) -> Any:
     """Return an STS client of the source session for the session's own Region.
 
     Raises:
-        ConfigurationError: The session's settings allow none.
+        ConfigurationError: The session's settings don't allow an STS client.
     """
     try:
         client: Any = source.client("sts", config=config)
@@ -302,7 +303,7 @@ def _checked_credentials(response: dict[str, Any], request: AssumeRoleRequest) -
     if assumed != request.assumed_role_arn:
         raise AssumeRoleError(
             f"STS answered for {assumed}, and {request.assumed_role_arn} was asked for. Its credentials are not used: "
-            "look at what answers in the place of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)",
+            "check what answers instead of STS (endpoint_url, AWS_ENDPOINT_URL, a proxy)",
             role_arn=request.role_arn,
             response=response | {"Error": {"Code": "AssumedRoleMismatch", "Message": f"assumed {assumed}"}},
         )

@@ -1,4 +1,4 @@
-"""``check``: find out, step by step and with the library's own calls, whether roles can be assumed from here.
+"""``check``: check step by step, with the library's own calls, whether the caller can assume roles.
 
 ``lambda_handler`` does the same inside a function, for a test event with the arguments of ``assumed_session``.
 """
@@ -33,14 +33,14 @@ from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, XacctLa
 
 __all__ = ["lambda_handler"]
 
-HELP: Final = "find out whether roles can be assumed from here: who am I, is STS reachable, do the roles let me in"
+HELP: Final = "check whether you can assume roles from here, and print what to change if you can't"
 
 _Answer = TypeVar("_Answer")
 _Question: TypeAlias = tuple[str, Callable[[], str | int]]
 """A title, and the call that answers."""
 
 _ANSWER_SECONDS: Final = STS().max_wait_seconds(None) or 0
-"""The time limit of each question: that of the library."""
+"""The time limit of each question, which is the library's limit for a call of STS."""
 _FUNCTION_SECONDS: Final = 3
 """Lambda's default timeout."""
 _OTHER_CALLER: Final = (
@@ -52,7 +52,7 @@ _SESSION_ARGUMENTS: Final = frozenset({"region_name", "min_ttl_seconds"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments: those of ``assumed_session``, each only if given."""
+    """Declare the command's arguments. An argument of ``assumed_session`` is absent if the user doesn't pass it."""
     parser.add_argument("--role-arn", metavar="ARN", action="append", help="role to assume; may be repeated")
     parser.add_argument(
         "--from-handler",
@@ -164,7 +164,7 @@ def _roles(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _print_steps(probe: _Probe) -> bool:
-    """Print the steps for a terminal; return whether all roles can be assumed."""
+    """Print the steps for a terminal. Return whether all roles can be assumed."""
     for step in probe.caller_steps():
         print(step.line())
         if step.error is not None:
@@ -204,7 +204,7 @@ def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
         (True, ['arn:aws:iam::222222222222:role/Reader'])
     """
     if not isinstance(event, Mapping):
-        raise ConfigurationError("event", 'must have the arguments of assumed_session, as in {"role_arn": "arn:…"}')
+        raise ConfigurationError("event", 'must have the arguments of assumed_session, such as {"role_arn": "arn:…"}')
     role_arns = event.get("role_arn", [])
     if not isinstance(role_arns, list):
         role_arns = [role_arns]
@@ -213,7 +213,7 @@ def lambda_handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
 
 
 class Step(NamedTuple):
-    """One question, with its answer or the error instead, and the time that it took."""
+    """One question with its answer or error, and its duration."""
 
     title: str
     answer: str | int
@@ -245,11 +245,11 @@ def _describe(error: Exception | None) -> dict[str, Any] | None:
 
 
 class _Probe:
-    """The questions about the caller, which are asked once, and those about each role."""
+    """The questions about the caller, and the questions about each role."""
 
     def __init__(self, source: boto3.Session, roles: list[dict[str, Any]]) -> None:
         self._caller = _Caller(source)
-        # First all arguments, so that a mistake in one costs no call for another.
+        # Check all arguments before the first call.
         self.roles = [_Role(self._caller, arguments) for arguments in roles]
 
     def caller_steps(self) -> Iterator[Step]:
@@ -281,17 +281,17 @@ class _Probe:
 
 
 class _Caller:
-    """Who calls, and whether STS can be reached."""
+    """The questions about the caller: its credentials, its identity, and whether STS is reachable."""
 
     def __init__(self, source: boto3.Session) -> None:
-        """Start no call.
+        """Prepare the questions, without a call.
 
         Args:
-            source: A session of its own, because this registers a hook on it.
+            source: A new session, because this method registers a hook on it.
         """
         self.source = source
         self.expirations: dict[str, datetime] = {}
-        """The expiry of each session, by the ARN that STS gave to it."""
+        """The expiry of each role session, by its ARN."""
         source.events.register("after-call.sts.AssumeRole", self._record_expiration)
 
     def _record_expiration(self, parsed: dict[str, Any], **_: Any) -> None:
@@ -338,7 +338,7 @@ class _Caller:
 
 
 class _Role:
-    """Whether one role can be assumed."""
+    """The questions about one role."""
 
     def __init__(self, caller: _Caller, arguments: dict[str, Any]) -> None:
         known = inspect.signature(assume_role_request).parameters.keys()

@@ -45,7 +45,7 @@ def event_field(path: str) -> FromEvent:
     To read a key with a dot in it, or an item of a list, write your own callable.
 
     Args:
-        path: Keys with dots between them, as in ``detail.tenant``.
+        path: Keys with dots between them, for example ``detail.tenant``.
 
     Raises:
         ConfigurationError: Here: the path has no key, or an empty one. At the call: the event doesn't have the field,
@@ -124,12 +124,12 @@ def role_for(template: str, **values: FromEvent) -> FromEvent:
     """Return a callable that builds a role ARN from values of the event.
 
     Args:
-        template: A role ARN with names in braces, as in ``arn:aws:iam::{account}:role/tenant/{tenant}``.
+        template: A role ARN with names in braces, such as ``arn:aws:iam::{account}:role/tenant/{tenant}``.
         values: A callable for each name, from this module or your own. The library checks the value of either.
 
     Raises:
-        ConfigurationError: Here: the template is not a role ARN, or its names differ from those of ``values``. At the
-            call: a value is not 1 to 128 letters, digits, or ``_+=,.@-``, or its callable raises this error.
+        ConfigurationError: Here: the template is not a role ARN, or its names differ from the names of ``values``. At
+            the call: a value is not 1 to 128 letters, digits, or ``_+=,.@-``, or its callable raises this error.
 
     Example:
         >>> role_arn = role_for("arn:aws:iam::222222222222:role/{tenant}", tenant=event_field("tenant"))

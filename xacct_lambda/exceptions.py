@@ -77,7 +77,7 @@ class _ResponseError(XacctLambdaError):
         return str(self.response.get("Error", {}).get("Code", "Unknown"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # botocore's errors pickle as the arguments of their own constructors.
+        # botocore's errors pickle as the arguments of botocore's constructors.
         return _rebuild, (type(self), str(self), {"role_arn": self.role_arn, "response": self.response})
 
 
@@ -118,16 +118,16 @@ class CallerCredentialsError(_ResponseError, BotoCoreError):
     """The caller's own credentials are missing, can't be loaded, or were rejected by STS.
 
     The target role is not the cause, so the message has no advice about its policies. The error is also what boto3
-    raises in the same situation: always a ``botocore.exceptions.BotoCoreError``, a ``NoCredentialsError`` if there are
-    no credentials, and a ``ClientError`` if a service refused.
+    raises in the same situation: always a ``botocore.exceptions.BotoCoreError``, a ``NoCredentialsError`` without
+    credentials, and a ``ClientError`` if a service refused.
     """
 
     provider: str | None
-    """botocore's name for the credential provider, such as ``"sso"``; None if unknown."""
+    """botocore's name for the credential provider, such as ``"sso"``. None if unknown."""
     profile_name: str | None
-    """The profile that configures the provider; None if the credentials don't come from a profile."""
+    """The profile that configures the provider. None if the credentials don't come from a profile."""
     operation_name: Any
-    """The operation that was refused, such as ``"GetRoleCredentials"``; None if no service refused."""
+    """The refused operation, such as ``"GetRoleCredentials"``. None if no service refused."""
     kwargs: Any
     """The arguments of the message, as every ``BotoCoreError`` has them."""
 
@@ -203,11 +203,11 @@ class PartialFailureError(XacctLambdaError):
             names.setdefault((role_arn, id(error)), []).extend(regions)
             subject = "calls" if regions else subject
         errors = {id(error): error for error in self.failures.values()}
-        listed = "".join(
+        lines = "".join(
             f"\n- {role_arn}{' in ' if regions else ''}{', '.join(regions)}: {_describe(errors[identity])}"
             for (role_arn, identity), regions in names.items()
         )
-        return f"{len(self.failures)} of {len(self.failures) + len(self.results)} {subject} failed:{listed}"
+        return f"{len(self.failures)} of {len(self.failures) + len(self.results)} {subject} failed:{lines}"
 
     __repr__ = __str__
 
@@ -216,6 +216,6 @@ class PartialFailureError(XacctLambdaError):
 
 
 def _describe(error: Exception) -> str:
-    """Return an error's message. If the error isn't the library's, add its class, as in ``KeyError: 'Buckets'``."""
+    """Return an error's message. If the error isn't the library's, add its class: ``KeyError: 'Buckets'``."""
     is_own = isinstance(error, XacctLambdaError)
     return str(error) if is_own else f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -43,8 +43,8 @@ class CredentialEvent:
     waited_seconds: float = 0.0
     """Seconds that a request waited for the result. 0 for a refresh in the background."""
     error_code: str | None = None
-    """Error code of STS or of the service, or the name of botocore's exception if there was no answer. ``None`` for a
-    success."""
+    """Error code of STS or of the service, or the name of botocore's exception if the service didn't answer. ``None``
+    for a success."""
     expires_at: datetime | None = None
     """Time at which the new, rejected, or evicted credentials expire, with a time zone (UTC). ``None`` if the event has
     no credentials."""
@@ -92,13 +92,13 @@ def set_hooks(hooks: Iterable[Hook]) -> None:
         >>> set_hooks([])
     """
     global _failed, _hooks  # noqa: PLW0603 - the one address of the hooks, which publish() reads at each call
-    listed = None if callable(hooks) or not isinstance(hooks, Iterable) else tuple(hooks)
-    if listed is None or not all(callable(hook) for hook in listed):
+    new_hooks = None if callable(hooks) or not isinstance(hooks, Iterable) else tuple(hooks)
+    if new_hooks is None or not all(callable(hook) for hook in new_hooks):
         raise ConfigurationError("hooks", "must be a list of functions that accept a CredentialEvent")
-    if any(map(_is_async, listed)):
+    if any(map(_is_async, new_hooks)):
         raise ConfigurationError("hooks", "must not contain an async function, because the library can't await it")
     _failed = set()
-    _hooks = listed
+    _hooks = new_hooks
 
 
 def _is_async(hook: Any) -> bool:

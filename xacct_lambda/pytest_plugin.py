@@ -1,7 +1,7 @@
-"""The pytest plugin: tests kept apart, and the fixtures ``cross_account`` and ``lambda_context``.
+"""The pytest plugin: isolation of tests, and the fixtures ``cross_account`` and ``lambda_context``.
 
-It is loaded in every test run of an environment that has the library, so it imports nothing that pytest has not: the
-package itself brings in boto3 when one of its names is first used, and not before.
+pytest loads it in every environment that has the library, so it imports only modules that pytest has imported. The
+package imports boto3 when one of its names is first used.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def _hooks() -> tuple[Any, ...]:
 
 @pytest.fixture
 def cross_account(request: pytest.FixtureRequest) -> Iterator[CrossAccountAWS]:
-    """An AWS of several accounts with the function in one: see ``xacct_lambda.testing.CrossAccountAWS``."""
+    """An AWS of several accounts, with the function in one of them: ``xacct_lambda.testing.CrossAccountAWS``."""
     from xacct_lambda.testing import CrossAccountAWS  # noqa: PLC0415 - costs what the library costs
 
-    # The nearest marker comes first, and has the last word.
+    # The nearest marker comes first. In the reversed order, its arguments replace the arguments of outer markers.
     markers = reversed(list(request.node.iter_markers("cross_account")))
     arguments = {name: value for marker in markers for name, value in marker.kwargs.items()}
     with CrossAccountAWS(**arguments) as aws:
@@ -59,7 +59,7 @@ def cross_account(request: pytest.FixtureRequest) -> Iterator[CrossAccountAWS]:
 
 @pytest.fixture
 def lambda_context(request: pytest.FixtureRequest) -> LambdaContext:
-    """A context as Lambda passes one to a handler; of the function of ``cross_account``, where a test has that too."""
+    """A Lambda context. If the test also uses ``cross_account``, it is the context of that function."""
     from xacct_lambda.testing import LambdaContext  # noqa: PLC0415 - costs what the library costs
 
     if "cross_account" not in request.fixturenames:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from scripted_sts import served
 
-from xacct_lambda.cli.layer import _needed, build_layer
+from xacct_lambda.cli.layer import _with_dependencies, build_layer
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _API = "/2018-06-01/runtime"
@@ -50,13 +50,13 @@ def make_image(folder: Path, sdk: Path | None) -> Image:
     for path in (opt, *opt.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
     runtime.mkdir()
-    for distribution in _needed("awslambdaric", without=frozenset()):
+    for distribution in _with_dependencies("awslambdaric", without=frozenset()):
         _link(distribution, runtime)
     if sdk is not None:
         for path in sdk.iterdir():
             (runtime / path.name).symlink_to(path)
     else:
-        for distribution in _needed("boto3", without=frozenset()):
+        for distribution in _with_dependencies("boto3", without=frozenset()):
             _link(distribution, runtime)
     return Image(opt, runtime)
 

@@ -1,4 +1,4 @@
-"""``demo``: the article's two accounts on an embedded AWS, the README's handler in them, beside the article's own."""
+"""``demo``: run the README's handler and the AWS article's handler in the two accounts of an embedded AWS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("at least one")
+        raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
@@ -56,7 +56,7 @@ def lambda_handler(event: dict[str, str], context: object, *, s3: Any) -> list[s
 
 
 def article_handler(event: dict[str, str], _context: object) -> list[str]:
-    """Do the same as the AWS article has it: call STS and make a client for each event."""
+    """Do the same with the AWS article's code: call STS and create a client for each event."""
     credentials = boto3.client("sts").assume_role(RoleArn=_TARGET_ROLE, RoleSessionName="cross_acct_lambda")[
         "Credentials"
     ]
@@ -100,4 +100,4 @@ def _compare(invocations: int, aws: CrossAccountAWS) -> None:
                 f"  {number:5}  {(time.perf_counter() - started) * 1000:5.1f} ms  {len(aws.assumed) - calls_before:23}"
             )
         print(f"  read from {_BUCKET}: {', '.join(keys)}")
-    print("\nThe embedded AWS answers at once; a real STS adds its round trip to every call of AssumeRole.")
+    print("\nThe embedded AWS answers at once. A real STS adds its round trip to every call of AssumeRole.")

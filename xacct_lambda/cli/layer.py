@@ -1,4 +1,4 @@
-"""``layer``: pack the library into a Lambda layer, the same bytes at every build of the same versions."""
+"""``layer``: pack the library into a Lambda layer. Each build of the same versions gives the same bytes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _OWN: Final = "xacct-lambda"
 _RUNTIME_PACKAGES: Final = frozenset({"boto3", "botocore"})
 _RUNNING: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# What works on a developer's machine alone: commands, and the tools for tests, which need moto or pytest.
+# A function doesn't need the commands and the tools for tests.
 _EXCLUDED: Final = frozenset({"__main__.py", "cli", "pytest_plugin.py", "testing"})
 _LICENCE: Final = re.compile(r"(?i)licen[cs]e|copying|notice|authors")
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 _MAX_UNZIPPED_BYTES: Final = 250 * 1024 * 1024
-# The earliest that a zip can tell.
+# The earliest time that a zip file can contain.
 _TIMESTAMP: Final = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE_FOR_ALL: Final = 0o100644 << 16
 _MADE_ON_UNIX: Final = 3
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         dest="python_versions",
         default=[_RUNNING],
-        help="Python versions to ship bytecode for, as in 3.12 3.13; default: %(default)s",
+        help="Python versions to ship bytecode for, such as 3.12 3.13; default: %(default)s",
     )
     parser.add_argument(
         "--with-boto3",
@@ -77,11 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class Layer(NamedTuple):
-    """A layer's zip, and what is in it."""
+    """A layer's zip file, and its content."""
 
     content: bytes
     unzipped: int
-    """Bytes that it takes on Lambda."""
+    """Size on Lambda in bytes."""
     packages: list[str]
     bytecode: list[str]
     """Python versions with bytecode in the layer."""
@@ -91,32 +91,33 @@ class Layer(NamedTuple):
 
 
 def build_layer(python_versions: Iterable[str] = (_RUNNING,), *, with_boto3: bool = False) -> Layer:
-    """Return the layer, made of what is installed here.
+    """Return a layer of the installed packages.
 
     Args:
-        python_versions: Pythons to ship bytecode for, where their interpreters are found.
-        with_boto3: Ship the installed boto3, and all that it needs.
+        python_versions: Python versions to ship bytecode for, if their interpreters are installed here.
+        with_boto3: Ship the installed boto3 with its dependencies.
 
     Raises:
-        ConfigurationError: A Python that the library does not support, a package that is not installed, too large.
+        ConfigurationError: The library doesn't support a Python version, a package isn't installed, or the layer is
+            too large for Lambda.
     """
     versions = sorted(set(python_versions), key=_numbers)
     supported = _supported()
     for version in versions:
         if version not in supported:
             raise ConfigurationError("python_version", f"{version!r} is not one of {', '.join(supported)}")
-    distributions = _needed(_OWN, without=frozenset() if with_boto3 else _RUNTIME_PACKAGES)
+    distributions = _with_dependencies(_OWN, without=frozenset() if with_boto3 else _RUNTIME_PACKAGES)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         for distribution in distributions:
-            for source, name in _shipped(distribution):
+            for source, name in _files_to_ship(distribution):
                 target = root / "python" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
         compiled = [version for version in versions if _compile(root, version)]
         content, unzipped = _zipped(root)
     if unzipped > _MAX_UNZIPPED_BYTES:
-        raise ConfigurationError("layer", f"{unzipped:,} bytes unzipped, and Lambda takes {_MAX_UNZIPPED_BYTES:,}")
+        raise ConfigurationError("layer", f"{unzipped:,} bytes unzipped. Lambda accepts {_MAX_UNZIPPED_BYTES:,}")
     return Layer(
         content,
         unzipped,
@@ -142,34 +143,34 @@ def _distribution(name: str) -> metadata.Distribution:
         return metadata.distribution(name)
     except metadata.PackageNotFoundError as error:
         raise ConfigurationError(
-            name, "not installed here, and the layer is made of what is; pip install it"
+            name, "isn't installed here. The layer contains the installed packages, so pip install it"
         ) from error
 
 
-def _needed(name: str, *, without: frozenset[str]) -> list[metadata.Distribution]:
-    """Return a distribution and, without their extras, all that it needs, by name."""
-    found: dict[str, metadata.Distribution] = {}
+def _with_dependencies(name: str, *, without: frozenset[str]) -> list[metadata.Distribution]:
+    """Return a distribution and its dependencies, sorted by name. Dependencies of extras are left out."""
+    distributions: dict[str, metadata.Distribution] = {}
     names = [name]
     while names:
         name = names.pop()
-        if name in found or name in without:
+        if name in distributions or name in without:
             continue
-        found[name] = _distribution(name)
-        for requirement in found[name].requires or []:
+        distributions[name] = _distribution(name)
+        for requirement in distributions[name].requires or []:
             specifier, _, marker = requirement.partition(";")
             if "extra" not in marker:
                 names += re.findall(r"^[\w.-]+", specifier)
-    return [found[name] for name in sorted(found)]
+    return [distributions[name] for name in sorted(distributions)]
 
 
-def _shipped(distribution: metadata.Distribution) -> Iterator[tuple[Path, str]]:
-    """Yield a distribution's files and their names in the layer: its code, its METADATA and its licences.
+def _files_to_ship(distribution: metadata.Distribution) -> Iterator[tuple[Path, str]]:
+    """Yield a distribution's files and their names in the layer: its code, its METADATA, and its licenses.
 
-    What installers note differs from one installation to the next; entry points lead to commands, which are left out.
+    Other metadata differs between installations. Entry points lead to commands, which the layer doesn't contain.
     """
     is_own = distribution.name == _OWN
     if distribution.files is None:
-        raise ConfigurationError(distribution.name, "installed without a list of its files; install it with pip")
+        raise ConfigurationError(distribution.name, "is installed without a list of its files. Reinstall it with pip")
     for file in distribution.files:
         if file.parts[0].endswith(".dist-info"):
             if file.name == "METADATA" or _LICENCE.match(file.parts[1]):
@@ -177,7 +178,7 @@ def _shipped(distribution: metadata.Distribution) -> Iterator[tuple[Path, str]]:
         elif not is_own and file.parts[0] != ".." and file.suffix != ".pyc":
             yield Path(str(file.locate())), file.as_posix()
     if is_own:
-        # Not off the list: in a checkout (pip install -e) that has no code.
+        # Not from the list of files: in a checkout (pip install -e), the list doesn't contain the code.
         package = Path(__file__).parent.parent
         for path in package.iterdir():
             if path.is_file() and path.name not in _EXCLUDED:
@@ -185,7 +186,7 @@ def _shipped(distribution: metadata.Distribution) -> Iterator[tuple[Path, str]]:
 
 
 def _compile(root: Path, version: str) -> bool:
-    """Put the bytecode of a Python beside the sources; say whether there is an interpreter to make it."""
+    """Compile the sources for a Python version. Return whether its interpreter is installed here."""
     interpreter = _interpreter(version)
     if interpreter is None:
         return False
@@ -194,12 +195,13 @@ def _compile(root: Path, version: str) -> bool:
             interpreter,
             "-S",
             *("-m", "compileall", "-q"),
-            # Unchecked: Lambda's /opt is read-only and changes with the layer alone.
+            # Unchecked, because Lambda's /opt is read-only: its files change only with the layer.
             *("--invalidation-mode", "unchecked-hash"),
             *("-s", str(root), "-p", "/opt", str(root / "python")),
         ],
         check=True,
-        # What is set for this Python is not for that one. A random order of hashes might show in the bytecode.
+        # PYTHON… variables are for the running Python, and may not suit the other one. A random order of hashes could
+        # change the bytecode.
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         | {"PYTHONHASHSEED": "0"},
     )
@@ -210,16 +212,16 @@ def _interpreter(version: str) -> str | None:
     if version == _RUNNING:
         return sys.executable
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    candidates = [Path(found)] if (found := shutil.which(f"python{version}")) else []
+    candidates = [Path(path)] if (path := shutil.which(f"python{version}")) else []
     for candidate in (*candidates, *pyenv.glob(f"versions/{version}.*/bin/python")):
-        # Under pyenv the name on PATH may be a stub that leads nowhere.
+        # With pyenv, the program on PATH may be a stub without an interpreter.
         if subprocess.run([candidate, "-S", "-c", ""], capture_output=True, check=False).returncode == 0:  # noqa: S603
             return str(candidate)
     return None
 
 
 def _zipped(root: Path) -> tuple[bytes, int]:
-    """Return the zip of a folder and its size unzipped; the order, the times and the rights are always the same."""
+    """Return a zip file of a folder, and its unzipped size. Order, times, and permissions are always the same."""
     buffer = io.BytesIO()
     unzipped = 0
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""``policy``: print the two policies, each headed by the account it belongs to, as JSON or as infrastructure code."""
+"""``policy``: print the two policies with the accounts that they belong to, as JSON or as infrastructure code."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the policies."""
     try:
         with warnings.catch_warnings():
-            # The sizes that count are those of the joined policies.
+            # Only the sizes of the joined policies matter.
             warnings.simplefilter("ignore", UserWarning)
             policies = _policies(arguments)
         output = _FORMATS[arguments.format](policies)
@@ -170,7 +170,7 @@ def _policies(arguments: argparse.Namespace) -> _Policies:
 
 
 def _joined(policies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return one policy that allows what each of them does."""
+    """Return one policy that allows everything that these policies allow."""
     if all(policy == policies[0] for policy in policies):
         return policies[0]
     statements: list[Any] = []
@@ -211,7 +211,7 @@ def roles_of_handler(name: str, role_arns: Iterable[str]) -> list[RoleUsage]:
         role_arns: The roles that the handler's role can be, if it depends on the event.
 
     Raises:
-        ConfigurationError: There is no such handler, or its roles can't be listed.
+        ConfigurationError: The handler doesn't exist, or its roles are unknown.
     """
     role_arns = list(role_arns)
     roles = []
@@ -245,19 +245,19 @@ def _handler_roles(name: str) -> list[RoleUsage]:
     module_name, _, function_name = name.partition(":")
     if "" in {module_name, function_name}:
         raise ConfigurationError(
-            "--from-handler", f"{name!r} is not MODULE:FUNCTION, as in lambda_function:lambda_handler"
+            "--from-handler", f"{name!r} is not MODULE:FUNCTION. Write, for example, lambda_function:lambda_handler"
         )
     if "" not in sys.path:
-        # As under "python -m": Python searches the working directory for the handler's module.
+        # Search the working directory for the handler's module, like "python -m".
         sys.path.insert(0, "")
     try:
         handler = operator.attrgetter(function_name)(importlib.import_module(module_name))
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError("--from-handler", f"{name!r} is not MODULE:FUNCTION of a handler: {error}") from error
-    plans = getattr(handler, "__xacct_lambda__", ())
-    if not plans:
+    injectors = getattr(handler, "__xacct_lambda__", ())
+    if not injectors:
         raise ConfigurationError("--from-handler", f"{name!r} is not decorated with @assume_role")
-    return [plan.role for plan in plans]
+    return [injector.role for injector in injectors]
 
 
 def _account(arn: str) -> str:
@@ -292,7 +292,7 @@ def _as_text(policies: _Policies) -> str:
 
 
 def _as_json(policies: _Policies) -> str:
-    """Return one object; of several roles, ``trust_policy`` maps each role's ARN to its document."""
+    """Return one object. For several roles, ``trust_policy`` maps each role's ARN to its document."""
     documents = list(policies.trust.values())
     trust = documents[0] if len(documents) == 1 else policies.trust
     return _as_document({"permissions_policy": policies.permissions, "trust_policy": trust})
@@ -314,7 +314,7 @@ def _as_cloudformation(policies: _Policies) -> str:
     if _ANY_ACCOUNT in accounts:
         conditions["OtherAccount"] = f"!Not [!Condition Account{home}]"
     lines = [
-        "# One template for all the accounts: each stack makes what belongs to its own. It needs CAPABILITY_NAMED_IAM.",
+        "# One template for all accounts. Each stack creates its own account's part. Needs CAPABILITY_NAMED_IAM.",
         'AWSTemplateFormatVersion: "2010-09-09"',
         "Conditions:",
         *(f"  {name}: {expression}" for name, expression in conditions.items()),
@@ -382,7 +382,7 @@ resource "aws_iam_role" "assumed_{number}" {{
 
 
 def _as_expression(value: Any) -> str:
-    """Return a value in Terraform's language, where a string's ``${`` and ``%{`` would begin a template."""
+    """Return a value in Terraform's language. In its strings, ``${`` and ``%{`` would begin a template."""
     text = re.sub(r"([$%])(?={)", r"\1\1", _as_document(value, 2))
     return re.sub(r'(?m)^( *"(?:[^"\\]|\\.)*"): ', r"\1 = ", text)
 

@@ -377,24 +377,24 @@ def _session(access_key: str) -> AssumedRole | None:
 
 
 def _parameters(query: dict[str, list[str]]) -> AssumeRoleParameters:
-    sent = {name: values[0] for name, values in query.items()}
+    values = {name: texts[0] for name, texts in query.items()}
 
     def members(name: str) -> Iterator[str]:
         number = 1
-        while any(key.startswith(f"{name}.member.{number}") for key in sent):
+        while any(key.startswith(f"{name}.member.{number}") for key in values):
             yield f"{name}.member.{number}"
             number += 1
 
     return AssumeRoleParameters(
-        role_arn=sent["RoleArn"],
-        role_session_name=sent["RoleSessionName"],
-        duration_seconds=int(sent.get("DurationSeconds", 3600)),
-        external_id=sent.get("ExternalId"),
-        source_identity=sent.get("SourceIdentity"),
-        policy=sent.get("Policy"),
-        policy_arns=tuple(sent[f"{member}.arn"] for member in members("PolicyArns")),
-        tag_pairs=tuple((sent[f"{member}.Key"], sent.get(f"{member}.Value", "")) for member in members("Tags")),
-        transitive_tag_keys=tuple(sent[member] for member in members("TransitiveTagKeys")),
+        role_arn=values["RoleArn"],
+        role_session_name=values["RoleSessionName"],
+        duration_seconds=int(values.get("DurationSeconds", 3600)),
+        external_id=values.get("ExternalId"),
+        source_identity=values.get("SourceIdentity"),
+        policy=values.get("Policy"),
+        policy_arns=tuple(values[f"{member}.arn"] for member in members("PolicyArns")),
+        tag_pairs=tuple((values[f"{member}.Key"], values.get(f"{member}.Value", "")) for member in members("Tags")),
+        transitive_tag_keys=tuple(values[member] for member in members("TransitiveTagKeys")),
         has_contexts=any(True for _ in members("ProvidedContexts")),
     )
 

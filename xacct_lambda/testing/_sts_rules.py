@@ -323,18 +323,18 @@ def _unknown_policy(kind: str) -> Verdict:
 
 
 def _check_duration(parameters: AssumeRoleParameters, caller: Caller, role: Role | None) -> None:
-    asked = f"{parameters.duration_seconds} s were asked for"
+    requested = f"{parameters.duration_seconds} s were asked for"
     if caller.is_role and parameters.duration_seconds > _MAX_CHAINED_DURATION:
         raise RefusedError(
             "ValidationError",
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining.",
-            asked,
+            requested,
         )
     if role is not None and parameters.duration_seconds > role.max_session_duration:
         raise RefusedError(
             "ValidationError",
             "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
-            f"{asked}, the role allows {role.max_session_duration}",
+            f"{requested}, the role allows {role.max_session_duration}",
         )
 
 
