@@ -170,7 +170,7 @@ class Entry:
         return True
 
     def rank(self, now: float) -> tuple[bool, int]:
-        """Return a sort key: entries to evict come first, those without credentials before all others.
+        """Return a sort key for eviction: first entries without valid credentials, then the least recently used.
 
         An entry whose first attempt has not ended counts as one with credentials. Otherwise many roles that are assumed
         at the same time would evict each other.
