@@ -1507,3 +1507,14 @@ def test_an_external_id_is_in_no_frame(fail: Any) -> None:
             if frame.f_globals["__name__"].startswith("xacct_lambda"):
                 assert EXTERNAL_ID not in repr(dict(frame.f_locals))
         error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("policy", ['{"Sid": "tenant-blue"', {"Sid": "tenant-blue", "Statement": {1, 2}}])
+def test_a_policy_is_in_no_frame(policy: Any) -> None:
+    """If a session policy isn't JSON, neither the error nor its causes or their frames contain it."""
+    with pytest.raises(ConfigurationError, match="policy: must be a JSON document") as caught:
+        assumed_session(ROLE, policy=policy)
+
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert not any("tenant-blue" in line for frame in report.stack[1:] for line in (frame.locals or {}).values())

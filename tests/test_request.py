@@ -473,6 +473,29 @@ def test_messages_stay_short_whatever_an_event_holds(arguments: Any, value: Any)
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "quoted"),
+    [
+        ("role_arn", "arn:aws:iam::222222222222:role/a\nblue", True),
+        ("role_session_name", "a\nblue", True),
+        ("source_identity", "a\nblue", True),
+        ("policy_arns", ["a\nblue"], True),
+        ("transitive_tag_keys", ["a\nblue"], True),
+        ("tags", {"a\nblue": "x"}, True),
+        ("tags", {"tenant": "a\nblue"}, False),
+        ("external_id", "a\nblue", False),
+        ("policy", "a\nblue", False),
+    ],
+)
+def test_what_a_message_quotes(argument: str, value: Any, quoted: bool) -> None:
+    """A message quotes names and keys with escapes. It doesn't quote an external ID, a policy, or a tag's value."""
+    with pytest.raises(ConfigurationError) as caught:
+        assume_role_request(**{"role_arn": ROLE, argument: value})
+
+    assert ("blue" in str(caught.value)) is quoted
+    assert "\n" not in str(caught.value)
+
+
 class Liar(str):
     """A string that claims to be equal to all others, to be short, and to read differently."""
 

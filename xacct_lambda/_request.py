@@ -285,10 +285,13 @@ def _policy(value: str | Mapping[str, Any]) -> str:
             json.loads(value, object_pairs_hook=_without_duplicates) if isinstance(value, str) else value
         )
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError("policy", f"must be a JSON document: {error}") from error
-    if not text.startswith('{"'):
-        raise ConfigurationError("policy", 'must be a JSON object with a "Statement"')
-    return text
+        invalid = ConfigurationError("policy", f"must be a JSON document: {error}")
+    else:
+        if not text.startswith('{"'):
+            raise ConfigurationError("policy", 'must be a JSON object with a "Statement"')
+        return text
+    # Without a cause: json's error and its frames contain the policy, and tools that report errors would send it.
+    raise invalid
 
 
 def _canonical_json(document: object) -> str:
