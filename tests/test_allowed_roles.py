@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,3 +104,28 @@ def test_a_role_that_no_pattern_matches_is_rejected_with_its_name() -> None:
 
     with pytest.raises(ConfigurationError, match="role/a/x' is not among allowed_roles"):
         roles.checked("arn:aws:iam::222222222222:role/a/x")
+
+
+def test_the_table_of_patterns() -> None:
+    """Each pattern in the table of ``docs/tenants.md`` matches the roles in its second column, and not the third's."""
+    page = (Path(__file__).parents[1] / "docs" / "tenants.md").read_text(encoding="utf-8")
+    table = page.partition("| pattern in account 222222222222 |")[2].partition("\n\n")[0]
+    rows = [[re.findall(r"`(role/.*?)`", cell) for cell in row.split("|")[1:4]] for row in table.splitlines()[2:]]
+
+    assert len(rows) >= 5
+    for (pattern,), matching, others in rows:
+        roles = AllowedRoles([f"arn:aws:iam::222222222222:{pattern}"])
+        assert matching
+        assert others
+        for role in matching:
+            assert roles.checked(f"arn:aws:iam::222222222222:{role}")
+        for role in others:
+            with pytest.raises(ConfigurationError, match="is not among allowed_roles"):
+                roles.checked(f"arn:aws:iam::222222222222:{role}")
+
+
+def test_a_wildcard_matches_nothing_too() -> None:
+    """``*`` and ``**`` match an empty text."""
+    for pattern in ("role/tenant*", "role/tenant**"):
+        role_arn = "arn:aws:iam::222222222222:role/tenant"
+        assert AllowedRoles([f"arn:aws:iam::222222222222:{pattern}"]).checked(role_arn) == role_arn
