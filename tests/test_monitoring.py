@@ -341,3 +341,31 @@ def test_the_queries_find_a_sessions_calls(text: str, expected: list[str]) -> No
             trail.execute(f"INSERT INTO EVENT_DATA_STORE_ID VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
         trail.row_factory = sqlite3.Row
         assert [row["eventName"] for row in trail.execute(query)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("assumed-role", ["GetObject"]), ('filter eventSource = "sts.amazonaws.com"', ["AssumeRole"])],
+    ids=["session", "role"],
+)
+def test_the_filters_of_logs_insights_find_a_roles_calls(text: str, expected: list[str]) -> None:
+    """Each query for CloudWatch Logs Insights filters by fields that CloudTrail's records have."""
+    call = {
+        "requestParameters": {"roleArn": "arn:aws:iam::222222222222:role/Reader", "roleSessionName": "copy-objects"}
+    }
+    records = [
+        trail_event("Reader/copy-objects", "GetObject"),
+        trail_event("Reader/other-function", "DeleteObject"),
+        trail_event("Writer/other-function", "AssumeRole") | call | {"eventSource": "sts.amazonaws.com"},
+        trail_event("Writer/other-function", "GetCallerIdentity") | {"eventSource": "sts.amazonaws.com"},
+    ]
+    conditions = re.findall(r'([\w.]+) = "(.*?)"', block("text", text).text)
+
+    def has(record: dict[str, Any], path: str, value: str) -> bool:
+        found: Any = record
+        for name in path.split("."):
+            found = found.get(name, {})
+        return bool(found == value)
+
+    matching = [record for record in records if all(has(record, *condition) for condition in conditions)]
+    assert [record["eventName"] for record in matching] == expected
