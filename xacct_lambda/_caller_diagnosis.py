@@ -275,7 +275,7 @@ def _missing_credentials(caller: Caller) -> _Problem:
     return _Problem(
         where,
         "boto3 searches the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), the files in ~/.aws, and the metadata of "
-        "containers and instances. Log in, or set AWS_PROFILE",
+        "containers and instances. Log in, or set AWS_PROFILE (in a test, use the fixture cross_account)",
     )
 
 
