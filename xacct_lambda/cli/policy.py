@@ -314,7 +314,7 @@ def _as_cloudformation(policies: _Policies) -> str:
     if _ANY_ACCOUNT in accounts:
         conditions["OtherAccount"] = f"!Not [!Condition Account{home}]"
     lines = [
-        "# One template for all accounts. Each stack creates its own account's part. Needs CAPABILITY_NAMED_IAM.",
+        "# One template for all accounts. Each stack creates the part of its own account. Needs CAPABILITY_NAMED_IAM.",
         'AWSTemplateFormatVersion: "2010-09-09"',
         "Conditions:",
         *(f"  {name}: {expression}" for name, expression in conditions.items()),
