@@ -46,18 +46,18 @@ def test_patterns(pattern: str, role_arn: str, allowed: bool) -> None:
     roles = AllowedRoles([pattern])
 
     if allowed:
-        assert roles.checked(role_arn) == role_arn
+        assert roles.check(role_arn) == role_arn
     else:
         with pytest.raises(ConfigurationError):
-            roles.checked(role_arn)
+            roles.check(role_arn)
 
 
 def test_one_pattern_is_enough() -> None:
     """A role is allowed if any of the patterns matches it; without patterns every role is."""
     role_arn = "arn:aws:iam::222222222222:role/tenant/a"
 
-    assert AllowedRoles(["arn:aws:iam::333333333333:role/*", PATTERN]).checked(role_arn) == role_arn
-    assert AllowedRoles(None).checked(role_arn) == role_arn
+    assert AllowedRoles(["arn:aws:iam::333333333333:role/*", PATTERN]).check(role_arn) == role_arn
+    assert AllowedRoles(None).check(role_arn) == role_arn
 
 
 @given(st.lists(st.sampled_from(["*", "**", "a", "b", "/", "."]), min_size=1, max_size=8), st.text("ab/.", max_size=9))
@@ -103,7 +103,7 @@ def test_a_role_that_no_pattern_matches_is_rejected_with_its_name() -> None:
     roles = AllowedRoles(["arn:aws:iam::222222222222:role/**-reader"])
 
     with pytest.raises(ConfigurationError, match="role/a/x' is not among allowed_roles"):
-        roles.checked("arn:aws:iam::222222222222:role/a/x")
+        roles.check("arn:aws:iam::222222222222:role/a/x")
 
 
 def test_the_table_of_patterns() -> None:
@@ -118,14 +118,14 @@ def test_the_table_of_patterns() -> None:
         assert matching
         assert others
         for role in matching:
-            assert roles.checked(f"arn:aws:iam::222222222222:{role}")
+            assert roles.check(f"arn:aws:iam::222222222222:{role}")
         for role in others:
             with pytest.raises(ConfigurationError, match="is not among allowed_roles"):
-                roles.checked(f"arn:aws:iam::222222222222:{role}")
+                roles.check(f"arn:aws:iam::222222222222:{role}")
 
 
 def test_a_wildcard_matches_nothing_too() -> None:
     """``*`` and ``**`` match an empty text."""
     for pattern in ("role/tenant*", "role/tenant**"):
         role_arn = "arn:aws:iam::222222222222:role/tenant"
-        assert AllowedRoles([f"arn:aws:iam::222222222222:{pattern}"]).checked(role_arn) == role_arn
+        assert AllowedRoles([f"arn:aws:iam::222222222222:{pattern}"]).check(role_arn) == role_arn

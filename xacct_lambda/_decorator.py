@@ -182,7 +182,7 @@ class _Injector:
             raise ConfigurationError(
                 "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
             )
-        self._role_arn = role_arn if callable(role_arn) else self._allowed.checked(role_arn)
+        self._role_arn = role_arn if callable(role_arn) else self._allowed.check(role_arn)
         self._options = options
 
     @property
@@ -251,7 +251,7 @@ class _Injector:
 
         role_arn = value_of(self._role_arn)
         if callable(self._role_arn):
-            role_arn = self._allowed.checked(role_arn)
+            role_arn = self._allowed.check(role_arn)
         return session_from_options(role_arn, {name: value_of(option) for name, option in self._options.items()})
 
 

@@ -115,8 +115,8 @@ def failure(code: str, text: str, request: AssumeRoleRequest) -> str:
 def _quote(code: str, text: str) -> str:
     if any(failed["member"] == "externalId" for failed in _CONSTRAINT.finditer(text)):
         text = _CONSTRAINT.sub("at '\\g<member>' failed to satisfy constraint: \\g<rule>", text)
-    said = " ".join(filter(None, [text, code and f"({code})"]))
-    return f"STS said: {said}" if said else "STS said nothing."
+    answer = " ".join(filter(None, [text, code and f"({code})"]))
+    return f"STS said: {answer}" if answer else "STS said nothing."
 
 
 class _Caller(NamedTuple):
@@ -145,10 +145,10 @@ class _AccessDenied:
     """One denied action: the caller, the action, the role, and the statements that would allow it."""
 
     def __init__(self, text: str, request: AssumeRoleRequest) -> None:
-        denied = _NOT_AUTHORIZED.search(text)
+        denied_call = _NOT_AUTHORIZED.search(text)
         self.request = request
-        self.action = denied["action"] if denied else "sts:AssumeRole"
-        caller_arn = denied and denied["caller"]
+        self.action = denied_call["action"] if denied_call else "sts:AssumeRole"
+        caller_arn = denied_call and denied_call["caller"]
         self.caller = _caller(caller_arn) if caller_arn else None
         self._subject = self.caller.arn if self.caller else caller_arn or "The caller, which STS doesn't name,"
         tag_keys = [key for key, _ in request.tags]
@@ -308,19 +308,19 @@ def _account_suffix(caller: _Caller | None) -> str:
 
 def _policy_of(denial: _AccessDenied, kind: str) -> str:
     """Return a kind of policy with its owner."""
-    of_caller = f"of the caller{_account_suffix(denial.caller)}"
+    caller_owner = f"of the caller{_account_suffix(denial.caller)}"
     owner = f"account {denial.request.account_id}"
-    described = {
-        "identity-based policy": f"an identity-based policy {of_caller}",
+    owners = {
+        "identity-based policy": f"an identity-based policy {caller_owner}",
         "resource-based policy": f"the role's trust policy ({owner})",
         "role trust policy": f"the role's trust policy ({owner})",
-        "service control policy": f"a service control policy of the organization {of_caller}",
+        "service control policy": f"a service control policy of the organization {caller_owner}",
         "resource control policy": f"a resource control policy of the role's organization ({owner})",
-        "permissions boundary": f"the permissions boundary {of_caller}",
-        "session policy": f"the session policy that limits the credentials {of_caller}",
+        "permissions boundary": f"the permissions boundary {caller_owner}",
+        "session policy": f"the session policy that limits the credentials {caller_owner}",
         "vpc endpoint policy": "the policy of the VPC endpoint through which the call reached STS",
     }
-    return described.get(kind, f"a {kind}")
+    return owners.get(kind, f"a {kind}")
 
 
 def _diagnose_by_message(text: str, request: AssumeRoleRequest) -> str:

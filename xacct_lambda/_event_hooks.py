@@ -203,7 +203,7 @@ def _is_compatible() -> bool:
         right = copy.copy(left)
         left.register("a.b", second, unique_id="second")
         left.unregister("a.b", first)
-        called = [[hook for hook, _ in side.emit("a.b")] for side in (left, right, copy.copy(left), emitter)]
+        calls = [[hook for hook, _ in side.emit("a.b")] for side in (left, right, copy.copy(left), emitter)]
     except Exception:  # noqa: BLE001 - whatever botocore's new structure makes of it, the answer is no
         return False
-    return called == [[second], [first], [second], [first]]
+    return calls == [[second], [first], [second], [first]]

@@ -356,7 +356,7 @@ class _Loop:
         if task.region is not None:
             session = self._session(task.role_arn, task.region)
             return _Outcome([(task.role_arn, task.region)], self._call(session, task.role_arn))
-        role_arn = self._allowed.checked(task.role_arn)
+        role_arn = self._allowed.check(task.role_arn)
         if not self._has_regions:
             session = session_from_options(role_arn, self._options, role_arn)
             return _Outcome([role_arn], self._call(session, role_arn))

@@ -106,11 +106,11 @@ def _endpoint_service(host: re.Match[str] | None, region: str | None) -> str:
 def _correct_region(region: str) -> str:
     """Return the problem with the name of a Region, or an empty string."""
     # Lambda's own Region exists, even if boto3 is too old to know it. Reading the list takes long on a small function.
-    known = [] if region == os.environ.get("AWS_REGION") else _known_regions()
-    if not known or region in known:
+    regions = [] if region == os.environ.get("AWS_REGION") else _known_regions()
+    if not regions or region in regions:
         return ""
-    nearest = difflib.get_close_matches(region, known, n=1)
-    suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    matches = difflib.get_close_matches(region, regions, n=1)
+    suggestion = f" Did you mean {matches[0]!r}?" if matches else ""
     return f"boto3 {boto3.__version__} has no Region {region!r}.{suggestion}"
 
 

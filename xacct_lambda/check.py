@@ -149,16 +149,16 @@ def _roles(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     roles: dict[str, dict[str, Any]] = {}
     for role in roles_of_handler(arguments.from_handler, arguments.role_arn or []):
-        sent = {"tags": dict(role.tags), "source_identity": role.source_identity} | options
+        parameters = {"tags": dict(role.tags), "source_identity": role.source_identity} | options
         if role.sends_external_id and "external_id" not in options:
             raise ConfigurationError("--external-id", f"is required: the handler sends one for {role.role_arn}")
-        if "*" in {sent["source_identity"], *sent["tags"], *sent["tags"].values()}:
+        if "*" in {parameters["source_identity"], *parameters["tags"], *parameters["tags"].values()}:
             raise ConfigurationError(
                 "--from-handler", "the tags or the source identity depend on the event: pass --tag or --source-identity"
             )
         roles[str(role.role_arn)] = {
             "role_arn": role.role_arn,
-            **{name: value for name, value in sent.items() if value},
+            **{name: value for name, value in parameters.items() if value},
         }
     return list(roles.values())
 
@@ -299,11 +299,11 @@ class _Caller:
             self.expirations[parsed["AssumedRoleUser"]["Arn"]] = parsed["Credentials"]["Expiration"]
 
     @cached_property
-    def _unsigned(self) -> Any:
+    def _unsigned_client(self) -> Any:
         return new_client(self.source, DEFAULT_CONFIG.merge(Config(signature_version=UNSIGNED)))
 
     @cached_property
-    def _signed(self) -> Any:
+    def _signed_client(self) -> Any:
         return new_client(self.source, DEFAULT_CONFIG)
 
     def steps(self, request: AssumeRoleRequest) -> Iterator[Step]:
@@ -311,7 +311,7 @@ class _Caller:
         questions: list[_Question] = [
             ("credentials", lambda: self._load_credentials(request)),
             ("reach STS", self._reach_sts),
-            ("who am I", lambda: _answer_in_time(self._signed, _identity)),
+            ("who am I", lambda: _answer_in_time(self._signed_client, _identity)),
         ]
         for step in _ask(questions, request, self.source):
             note = None
@@ -325,16 +325,16 @@ class _Caller:
     def _load_credentials(self, request: AssumeRoleRequest) -> str:
         load_caller_credentials(self.source, request)
         # With the clients created here, the next steps take the time of their calls.
-        _ = self._unsigned, self._signed
+        _ = self._unsigned_client, self._signed_client
         return str(getattr(self.source.get_credentials(), "method", "unknown"))
 
     def _reach_sts(self) -> str:
         try:
-            _answer_in_time(self._unsigned, _probe_sts)
+            _answer_in_time(self._unsigned_client, _probe_sts)
         except (ResponseParserError, KeyError, ValueError):
             # moto's server, a local AWS, finds the service by the signature.
-            _answer_in_time(self._signed, _probe_sts)
-        return str(self._unsigned.meta.endpoint_url)
+            _answer_in_time(self._signed_client, _probe_sts)
+        return str(self._unsigned_client.meta.endpoint_url)
 
 
 class _Role:

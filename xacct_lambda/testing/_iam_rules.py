@@ -196,8 +196,8 @@ def _action(statement: Mapping[str, Any], call: Call) -> _Outcome:
     )
     if is_listed == (element == "Action"):
         return _Outcome(applies=True)
-    shown = json.dumps(statement[element])
-    return _Outcome(applies=False, reason=f"its {element} is {shown}, the call needs {call.action}")
+    value_text = json.dumps(statement[element])
+    return _Outcome(applies=False, reason=f"its {element} is {value_text}, the call needs {call.action}")
 
 
 _VARIABLE: Final = re.compile(r"\$\{\s*([^},]*?)\s*(?:,\s*'([^']*)'\s*)?\}")
@@ -275,7 +275,7 @@ class _Evaluation:
         if self._kind == "trust":
             return _Outcome(applies=True)
         element = "Resource" if "Resource" in statement else "NotResource"
-        shown = json.dumps(statement[element])
+        value_text = json.dumps(statement[element])
         matches = self._same_in_all_contexts(
             lambda context: _any(self._resource_matches(pattern, context) for pattern in as_list(statement[element]))
         )
@@ -284,13 +284,13 @@ class _Evaluation:
         )
         if matches is None or (matches is False and element == "NotResource" and is_short):
             hint = (
-                self._variables_hint(shown)
+                self._variables_hint(value_text)
                 or " (upper and lower case, a short ARN, or a wildcard that stands for a colon)"
             )
-            return _not_evaluated(f"its {element} {shown}{hint}")
+            return _not_evaluated(f"its {element} {value_text}{hint}")
         if matches == (element == "Resource"):
             return _Outcome(applies=True)
-        return _Outcome(applies=False, reason=f"its {element} is {shown}, the call is about {self._call.resource}")
+        return _Outcome(applies=False, reason=f"its {element} is {value_text}, the call is about {self._call.resource}")
 
     def conditions(self, statement: Mapping[str, Any]) -> Iterator[_Outcome]:
         for name, keys in statement.get("Condition", {}).items():
@@ -320,8 +320,8 @@ class _Evaluation:
         problem = f"its condition {name} on {key} isn't met"
         if key.lower() in _SECRET_KEYS:
             return f"{problem}: the call sends {'another one' if values else 'none'}"
-        shown = f"has {', '.join(map(repr, values))}" if values else "has none"
-        return f"{problem}: the policy has {', '.join(map(repr, patterns))}, the call {shown}"
+        value_text = f"has {', '.join(map(repr, values))}" if values else "has none"
+        return f"{problem}: the policy has {', '.join(map(repr, patterns))}, the call {value_text}"
 
     def _condition(self, operator_name: str, key: str, patterns: list[str], context: Context) -> bool | None:
         """Return whether a condition holds, or None if it isn't evaluated."""

@@ -219,9 +219,9 @@ def _check_action(statement: Mapping[str, Any], kind: PolicyKind, where: str) ->
     element = _one_of(statement, where, "Action")
     for action in _strings(statement[element], f"{where}: {element}"):
         if kind == "trust" and (element == "NotAction" or not action.lower().startswith("sts:")):
-            shown = "NotAction" if element == "NotAction" else f"the action {action!r}"
+            subject = "NotAction" if element == "NotAction" else f"the action {action!r}"
             raise MalformedPolicyError(
-                f"{where} has {shown}: a trust policy may have actions of STS only, such as sts:AssumeRole"
+                f"{where} has {subject}: a trust policy may have actions of STS only, such as sts:AssumeRole"
             )
         if action != "*" and not _ACTION.fullmatch(action):
             raise MalformedPolicyError(
