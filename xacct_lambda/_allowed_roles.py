@@ -23,7 +23,7 @@ class AllowedRoles:
     def __init__(self, patterns: Iterable[str] | None) -> None:
         self._patterns = None if patterns is None else _parse_patterns(patterns)
 
-    def checked(self, role_arn: str) -> str:
+    def check(self, role_arn: str) -> str:
         """Return the role's ARN as a plain string.
 
         Raises:

@@ -146,9 +146,9 @@ def identify_caller(source: boto3.Session | None, error: BaseException) -> Calle
         # The source session is an assumed one of this library, so its credentials don't come from its profile.
         return Caller(provider)
     setting = _SETTINGS.get(provider)
-    chosen = [(name, settings) for name, settings in profiles.items() if setting in settings]
+    matching = [(name, settings) for name, settings in profiles.items() if setting in settings]
     # The innermost profile of a chain that has the setting.
-    profile_name, settings = chosen[-1] if chosen else (None, {})
+    profile_name, settings = matching[-1] if matching else (None, {})
     if type(credentials) is not Credentials:
         # Any other class may load credentials if an attribute is read.
         return Caller(provider, profile_name, settings)
@@ -371,8 +371,8 @@ def _process_problem(error: Exception, text: str, caller: Caller) -> _Problem:
     program = str(caller.settings.get("credential_process", "credential_process")).partition(" ")[0]
     advice = f"Run the command of {caller.profile or 'the profile'} in a terminal and correct it"
     if isinstance(error, botocore_exceptions.CredentialRetrievalError):
-        failed = str(error.kwargs.get("error_msg", ""))
-        is_of_format = failed.startswith(("Unsupported version", "Missing required key", "Credential refresh failed"))
+        reason = str(error.kwargs.get("error_msg", ""))
+        is_of_format = reason.startswith(("Unsupported version", "Missing required key", "Credential refresh failed"))
         return _Problem(f"{program} {'printed the wrong document' if is_of_format else 'failed'}", advice)
     if isinstance(error, OSError):
         return _Problem(f"{program} can't be started ({error.strerror})", "Correct credential_process: use a full path")

@@ -85,19 +85,21 @@ def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.
         caller_error = caller_credentials_error(error, source, request)
         return Translated(caller_error, caller_error.__cause__)
     if isinstance(error, ClientError) and "Error" in error.response:
-        return _answered(error, request, source)
+        return _translate_client_error(error, request, source)
     if isinstance(error, ClientError | ResponseParserError) or _is_from_parser(error):
         return _unparsable(request, source)
     if isinstance(error, BotoCoreError):
-        return _not_answered(error, request, source)
+        return _translate_botocore_error(error, request, source)
     raise error
 
 
-def _not_answered(error: BotoCoreError, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _translate_botocore_error(
+    error: BotoCoreError, request: AssumeRoleRequest, source: boto3.Session | None
+) -> Translated:
     if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
         return _unsendable_credentials(request, source)
     if isinstance(error, _CONNECTION_ERRORS):
-        return _unanswered(without_request(error), request, source)
+        return _translate_no_answer(without_request(error), request, source)
     if isinstance(error, botocore_exceptions.ParamValidationError):
         return _invalid_parameters(error)
     return _no_call(error, request)
@@ -163,7 +165,7 @@ def _is_from_parser(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
 
 
-def _answered(error: ClientError, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _translate_client_error(error: ClientError, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
     from xacct_lambda import _caller_diagnosis, _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
 
     response = _redacted_response(error, request)
@@ -188,10 +190,12 @@ def _redacted_response(error: ClientError, request: AssumeRoleRequest) -> Any:
 
 def _unparsable(request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
     # botocore's own message quotes the body, which can be half an answer with the credentials in it.
-    return _unanswered(ResponseParserError("its text is not shown, because it may contain secrets"), request, source)
+    return _translate_no_answer(
+        ResponseParserError("its text is not shown, because it may contain secrets"), request, source
+    )
 
 
-def _unanswered(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _translate_no_answer(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
     from xacct_lambda import _no_answer  # noqa: PLC0415 - a cold start without errors doesn't need it
 
     code, text = type(error).__name__, str(error)

@@ -127,6 +127,6 @@ def _choose_signer(context: dict[str, Any], **event: Any) -> str | None:
     """Answer botocore's ``choose-signer`` event as botocore does for a caller without a bearer token."""
     if not {_BEARER_AUTH, _SIGV4_AUTH} <= set(context.get("auth_options") or ()):
         return None
-    chosen: str | None = _botocores_choice(context=context, **event)
+    auth_type: str | None = _botocores_choice(context=context, **event)
     # The token in AWS_BEARER_TOKEN_<SERVICE> belongs to the caller. The role has only SigV4 credentials.
-    return _SIGV4 if chosen == _BEARER else chosen
+    return _SIGV4 if auth_type == _BEARER else auth_type

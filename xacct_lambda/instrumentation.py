@@ -66,7 +66,7 @@ class _Thread(threading.local):
 _current_thread = _Thread()
 _hooks: tuple[Hook, ...] = ()
 # The positions of hooks that have raised. set_hooks() replaces the set, so that the new hooks start without failures.
-_failed: set[int] = set()
+_failed_positions: set[int] = set()
 
 
 def set_hooks(hooks: Iterable[Hook]) -> None:
@@ -91,13 +91,13 @@ def set_hooks(hooks: Iterable[Hook]) -> None:
         >>> set_hooks([print_failures])
         >>> set_hooks([])
     """
-    global _failed, _hooks  # noqa: PLW0603 - the one address of the hooks, which publish() reads at each call
+    global _failed_positions, _hooks  # noqa: PLW0603 - the one address of the hooks, which publish() reads at each call
     new_hooks = None if callable(hooks) or not isinstance(hooks, Iterable) else tuple(hooks)
     if new_hooks is None or not all(callable(hook) for hook in new_hooks):
         raise ConfigurationError("hooks", "must be a list of functions that accept a CredentialEvent")
     if any(map(_is_async, new_hooks)):
         raise ConfigurationError("hooks", "must not contain an async function, because the library can't await it")
-    _failed = set()
+    _failed_positions = set()
     _hooks = new_hooks
 
 
@@ -138,7 +138,7 @@ def publish(  # noqa: PLR0913 - one argument for each field of the event
         expires_at: Seconds since the epoch, as the cache counts them.
         session_token_utilization: As STS reports it.
     """
-    hooks, failed = _hooks, _failed
+    hooks, failed = _hooks, _failed_positions
     # A hook may use the role whose event it reports. If that failed again, the hook would call itself without end.
     if not hooks or _current_thread.in_hook:
         return
