@@ -416,7 +416,10 @@ CASES: list[tuple[str, Callable[[Laptop], None], str | None, str | None, list[st
         mfa_without_terminal,
         "assume-role",
         "mfa",
-        ["profile 'mfa' needs an MFA code for arn:aws:iam::111111111111:mfa/jane, and there is no terminal"],
+        [
+            "profile 'mfa' needs an MFA code for arn:aws:iam::111111111111:mfa/jane, and there is no terminal",
+            "aws configure export-credentials --profile mfa --format env",
+        ],
     ),
     (
         "source_role_denied",
@@ -603,7 +606,7 @@ def error_of(operation: str, code: str, text: str = "no") -> ClientError:
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (RefreshWithMFAUnsupportedError(), "boto3 asks for an MFA code only once in a session. Run it in a terminal"),
+        (RefreshWithMFAUnsupportedError(), "boto3 asks for an MFA code only once in a session. Create a new"),
         (error_of("GetSessionToken", "AccessDenied"), "GetSessionToken was refused. Check the permissions"),
         (error_of("CreateToken", "InvalidGrantException"), "has expired, or there is none. Log in: aws sso login"),
         (error_of("AssumeRole", "AccessDenied"), "they come from the caller's role"),
@@ -720,6 +723,22 @@ def test_rejected_keys_of_the_code(laptop: Laptop) -> None:
     """Keys that were passed to a session need a new session."""
     said = rejection(boto3.Session(aws_access_key_id="AKIA", aws_secret_access_key="base-secret"))
     assert "(provider explicit): they have expired. They were passed to boto3.Session" in said
+
+
+def test_notebook_that_nobody_watches(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook without input, as under papermill, fails in the same way as a program without a terminal."""
+
+    class StdinNotImplementedError(NotImplementedError):
+        """Jupyter's error, without Jupyter."""
+
+    def ask(_prompt: str) -> str:
+        message = "getpass was called, but this frontend does not support input requests."
+        raise StdinNotImplementedError(message)
+
+    mfa_without_terminal(laptop)
+    monkeypatch.setattr("getpass.getpass", ask)
+
+    assert "needs an MFA code for arn:aws:iam::111111111111:mfa/jane, and there is no terminal" in str(laptop.error())
 
 
 @pytest.mark.parametrize(

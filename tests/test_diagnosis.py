@@ -462,6 +462,17 @@ def test_path_of_the_callers_role():
     )
 
 
+@pytest.mark.parametrize("partition", ["aws", "aws-us-gov"])
+def test_path_of_a_role_of_identity_center(partition):
+    """The role of a permission set has the path of IAM Identity Center, not that of a function's role."""
+    role = f"arn:{partition}:iam::222222222222:role/Reader"
+    session = f"arn:{partition}:sts::111111111111:assumed-role/AWSReservedSSO_DataEng_0123456789abcdef/jane"
+    text = f"User: {session} is not authorized to perform: sts:AssumeRole on resource: {role}"
+    message = _diagnosis.refusal("AccessDenied", text, assume_role_request(role))
+    assert "role/aws-reserved/sso.amazonaws.com/REGION/NAME" in message
+    assert "service-role" not in message
+
+
 def test_caller_that_is_a_user():
     """A user is a principal as STS shows it."""
     text = DENIED.replace(CALLER, "arn:aws:iam::111111111111:user/staff/alice")

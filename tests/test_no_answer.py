@@ -12,6 +12,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     EndpointConnectionError,
     ProxyConnectionError,
+    ReadTimeoutError,
     SSLError,
 )
 from botocore.parsers import ResponseParserError
@@ -55,6 +56,20 @@ def test_network(error):
         assert f"{VPC}: a NAT gateway, or an interface endpoint for STS (com.amazonaws.eu-west-1.sts)" in message(
             error, {name: "x"}
         )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectTimeoutError(endpoint_url=IRELAND), ReadTimeoutError(endpoint_url=IRELAND)],
+    ids=["connect", "read"],
+)
+def test_slow_line(error):
+    """Outside AWS, a timeout may mean a slow line, and the message names the option that allows more time."""
+    option = "sts_config=Config(connect_timeout=5, read_timeout=10)"
+    assert option in message(error)
+    assert option in message(error, {"AWS_ENDPOINT_URL": IRELAND})
+    assert option not in message(error, ON_LAMBDA)
+    assert option not in message(ConnectionClosedError(endpoint_url=IRELAND))
 
 
 @pytest.mark.parametrize(

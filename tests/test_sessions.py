@@ -111,9 +111,8 @@ def test_the_default_session_is_boto3s() -> None:
 def test_a_default_session_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile that does not exist is named as the source session's fault, and nothing is kept of it."""
     monkeypatch.setenv("AWS_PROFILE", "not-there")
-    with pytest.raises(
-        ConfigurationError, match=r"^source_session: boto3's default session can't be created: .*not-there"
-    ):
+    problem = r"^source_session: boto3's default session can't be created: .*not-there.*\. Correct AWS_PROFILE, or "
+    with pytest.raises(ConfigurationError, match=problem):
         assumed_session(ROLE)
 
     monkeypatch.delenv("AWS_PROFILE")

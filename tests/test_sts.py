@@ -22,7 +22,13 @@ import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError, ParamValidationError
+from botocore.exceptions import (
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    UnknownEndpointError,
+)
 from conftest import OTHER_ROLE, ROLE, until
 from scripted_sts import (
     SERVER_FAULT,
@@ -672,9 +678,20 @@ def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) 
 
 def test_other_trouble_with_the_source_session() -> None:
     """What else keeps botocore from calling STS is told in its words, as the source session's."""
+    error, cause = translate_error(UnknownEndpointError(service_name="sts", region_name="x"), REQUEST)
+
+    assert str(error).startswith(f"source_session: STS can't be called for {ROLE}: Unable to construct an endpoint")
+    assert isinstance(cause, UnknownEndpointError)
+
+
+def test_a_source_session_without_a_region() -> None:
+    """If botocore needs a Region and finds none, the message tells you where to set it."""
     error, cause = translate_error(NoRegionError(), REQUEST)
 
-    assert str(error) == f"source_session: STS can't be called for {ROLE}: You must specify a region."
+    assert str(error) == (
+        f"source_session: STS can't be called for {ROLE}: You must specify a region. Set AWS_DEFAULT_REGION, or the "
+        "Region of source_session."
+    )
     assert isinstance(cause, NoRegionError)
 
 

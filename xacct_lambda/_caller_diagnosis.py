@@ -237,9 +237,15 @@ class _Problem(NamedTuple):
 def _load_problem(error: Exception, text: str, caller: Caller) -> _Problem:
     if isinstance(error, ClientError):
         return _refused_operation(error, caller)
-    if any(module == "getpass" for module, _ in _frames(error)):
+    # Jupyter replaces getpass. Its error means that nobody sees the prompt, as under papermill or nbconvert.
+    is_unseen_prompt = type(error).__name__ == "StdinNotImplementedError"
+    if is_unseen_prompt or any(module == "getpass" for module, _ in _frames(error)):
         serial = caller.settings.get("mfa_serial")
-        return _mfa(f"{caller.profile} needs an MFA code for {serial}, and there is no terminal to ask in")
+        return _Problem(
+            f"{caller.profile} needs an MFA code for {serial}, and there is no terminal to ask in",
+            "Run it in a terminal, or set the variables that this command prints in a terminal: aws configure "
+            f"export-credentials --profile {shlex.quote(str(caller.profile_name))} --format env",
+        )
     is_of_login = type(error).__name__.startswith("Login")  # Classes that botocore has since 1.41.
     if is_of_login or isinstance(error, botocore_exceptions.SSOError | botocore_exceptions.TokenRetrievalError):
         return _login(caller)
@@ -260,7 +266,10 @@ def _configuration_problem(error: Exception, text: str, caller: Caller) -> _Prob
         case botocore_exceptions.InvalidConfigError():
             return _Problem(text.rstrip("."), "Correct the profile in the AWS config file")
         case botocore_exceptions.RefreshWithMFAUnsupportedError():
-            return _mfa("they have expired, and boto3 asks for an MFA code only once in a session")
+            return _Problem(
+                "they have expired, and boto3 asks for an MFA code only once in a session",
+                "Create a new source session with boto3.Session(), or start the program again",
+            )
     return _provider_problem(error, text, caller)
 
 
@@ -277,10 +286,6 @@ def _missing_credentials(caller: Caller) -> _Problem:
         "boto3 searches the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), the files in ~/.aws, and the metadata of "
         "containers and instances. Log in, or set AWS_PROFILE (in a test, use the fixture cross_account)",
     )
-
-
-def _mfa(problem: str) -> _Problem:
-    return _Problem(problem, "Run it in a terminal, or set AWS_ACCESS_KEY_ID and the others to temporary credentials")
 
 
 def _login(caller: Caller) -> _Problem:

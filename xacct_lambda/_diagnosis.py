@@ -40,6 +40,11 @@ _VERBS: Final = {
 _TRUST: Final = frozenset({"resource-based policy", "role trust policy"})
 _COMMAND_PREFIX: Final = "python -m xacct_lambda"
 _PATH: Final = " (add the path of the caller's role, as in role/service-role/NAME, because STS doesn't show it)"
+# https://docs.aws.amazon.com/singlesignon/latest/userguide/referencingpermissionsets.html
+_PATH_OF_IDENTITY_CENTER: Final = (
+    " (add the path of the caller's role, because STS doesn't show it: role/aws-reserved/sso.amazonaws.com/REGION/NAME "
+    "with the Region of your IAM Identity Center, or without REGION/ if that is us-east-1)"
+)
 _EVENTUAL_CONSISTENCY: Final = "Policy changes can take a minute to take effect."
 _MISSING_ROLE: Final = "The role might not exist: check its ARN, with the path and the case of the name"
 _REJECTIONS: Final = frozenset(
@@ -192,7 +197,8 @@ class _AccessDenied:
             )
         )
         # The console creates execution roles with the path service-role/. Without it, the principal is a different one.
-        return f"{statement}{_PATH if self.caller.is_session else ''}"
+        path = _PATH_OF_IDENTITY_CENTER if "role/AWSReservedSSO_" in self.caller.arn else _PATH
+        return f"{statement}{path if self.caller.is_session else ''}"
 
     def _statement(self, document: dict[str, Any]) -> str:
         statements = policy.statements_of(document)

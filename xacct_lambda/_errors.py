@@ -243,6 +243,8 @@ def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Tran
 
 def _no_call(error: BotoCoreError, request: AssumeRoleRequest) -> Translated:
     problem = f"STS can't be called for {request.role_arn}: {error}"
+    if isinstance(error, botocore_exceptions.NoRegionError):
+        problem += " Set AWS_DEFAULT_REGION, or the Region of source_session."
     return Translated(ConfigurationError("source_session", problem), without_request(error))
 
 

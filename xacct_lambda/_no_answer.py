@@ -25,6 +25,7 @@ _AWS_VARIABLES: Final = (
     "ECS_CONTAINER_METADATA_URI_V4",
 )
 _NOT_STS: Final = "ResponseParserError"
+_TIMEOUTS: Final = frozenset({"ConnectTimeoutError", "ReadTimeoutError"})
 _INTERMEDIATE_ERRORS: Final = frozenset({"ProxyConnectionError", "SSLError"})
 
 
@@ -60,7 +61,11 @@ def explain(  # noqa: PLR0913 - the evidence
             f"{problem}, but the process used all its CPU time meanwhile, so the answer may be there. Give the "
             "function more memory, which adds CPU, or assume fewer roles at once."
         )
-    return f"{problem}. {_advice(endpoint_url, region_name)}"
+    advice = _advice(endpoint_url, region_name)
+    # On AWS, STS is milliseconds away, so longer timeouts only make the error later.
+    if code in _TIMEOUTS and not _is_on_aws():
+        advice += " On a slow line, allow more time: sts_config=Config(connect_timeout=5, read_timeout=10)."
+    return f"{problem}. {advice}"
 
 
 def _advice(endpoint_url: str | None, region_name: str | None) -> str:
@@ -80,13 +85,17 @@ def _advice(endpoint_url: str | None, region_name: str | None) -> str:
     region = host["region"] if host else region_name
     if region and (correction := _correct_region(region)):
         return f"{correction} Check AWS_DEFAULT_REGION and the Region of source_session."
-    if not any(map(os.environ.get, _AWS_VARIABLES)):
+    if not _is_on_aws():
         return "Check the network of this machine: the connection, a VPN, and the proxy (HTTPS_PROXY, NO_PROXY)."
     return (
         "A function or container in a VPC needs a route to STS: a NAT gateway, or an interface endpoint for STS"
         f"{_endpoint_service(host, region)} with private DNS. The security group of the function must allow outbound "
         "traffic on port 443, and that of the endpoint inbound traffic."
     )
+
+
+def _is_on_aws() -> bool:
+    return any(map(os.environ.get, _AWS_VARIABLES))
 
 
 def _endpoint_variable() -> str | None:

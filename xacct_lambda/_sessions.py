@@ -199,7 +199,8 @@ class SessionCache:
                     try:
                         setup_default_session()
                     except BotoCoreError as error:
-                        problem = f"boto3's default session can't be created: {error}"
+                        advice = "Correct AWS_PROFILE, or pass source_session=boto3.Session(profile_name=…)"
+                        problem = f"boto3's default session can't be created: {error}. {advice}"
                         raise ConfigurationError("source_session", problem) from error
         if not isinstance(default, Session):
             # unittest.mock.patch("boto3.Session") leaves its mock behind as everybody's default session.
