@@ -45,6 +45,19 @@ def hang(handler: BaseHTTPRequestHandler, _call: dict[str, str]) -> None:
     handler.close_connection = True
 
 
+def trickle(seconds: float) -> Answer:
+    """Answer without an end, one byte after each pause."""
+
+    def answer(handler: BaseHTTPRequestHandler, _call: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 200 -\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n")
+            while not handler.server.closing.wait(seconds):
+                handler.wfile.write(b"<")
+        handler.close_connection = True
+
+    return answer
+
+
 def slowly(seconds: float) -> Answer:
     """Answer as usual, but late."""
 

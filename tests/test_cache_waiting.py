@@ -252,19 +252,25 @@ def test_stuck_refreshes_do_not_pile_up(
     assert len(background.tasks) == 2
 
 
-def test_a_late_answer_replaces_what_expires_earlier(
-    cache: CredentialCache, clock: Clock, background: Background
-) -> None:
-    """An overtaken attempt's answer is cached only if it expires later than the cached set."""
+def overtaken_attempt(cache: CredentialCache, clock: Clock, background: Background) -> Callable[[], None]:
+    """Return an attempt that passed its time limit, so that a second attempt got the cached credentials."""
     cache.get(KEY)
     clock.advance(HOUR - 800)
     cache.get(KEY)
-    late = background.tasks.pop()
+    attempt = background.tasks.pop()
     clock.advance(100)
     cache.get(KEY)
     clock.advance(10)
     cache.get(KEY)
     background.run()
+    return attempt
+
+
+def test_a_late_answer_replaces_what_expires_earlier(
+    cache: CredentialCache, clock: Clock, background: Background
+) -> None:
+    """An overtaken attempt's answer is cached only if it expires later than the cached set."""
+    late = overtaken_attempt(cache, clock, background)
     assert cache.get(KEY).access_key == "ASIA2"
     clock.advance(1)
 
@@ -276,15 +282,7 @@ def test_a_late_answer_that_expires_earlier_is_not_kept(
     cache: CredentialCache, sts: FakeSTS, clock: Clock, background: Background
 ) -> None:
     """A late answer with less lifetime than the cached set changes nothing, and is no failure."""
-    cache.get(KEY)
-    clock.advance(HOUR - 800)
-    cache.get(KEY)
-    late = background.tasks.pop()
-    clock.advance(100)
-    cache.get(KEY)
-    clock.advance(10)
-    cache.get(KEY)
-    background.run()
+    late = overtaken_attempt(cache, clock, background)
     failures = cache.counts().failures
     sts.lifetime = 600
 

@@ -40,6 +40,7 @@ from scripted_sts import (
     hang,
     issue,
     refuse,
+    trickle,
 )
 
 from xacct_lambda import _sessions, assumed_session, cache_info
@@ -357,15 +358,7 @@ def test_several_black_holes_cost_one_time_limit(monkeypatch: pytest.MonkeyPatch
 
 def test_a_trickled_answer_is_aborted(server: ScriptedSTS) -> None:
     """An answer that comes byte by byte ends when the attempt is given up: its connection is shut down."""
-
-    def trickle(handler: Any, _call: dict[str, str]) -> None:
-        with contextlib.suppress(OSError):
-            handler.wfile.write(b"HTTP/1.1 200 -\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n")
-            while not handler.server.closing.wait(0.01):
-                handler.wfile.write(b"<")
-        handler.close_connection = True
-
-    server.always = trickle
+    server.always = trickle(0.01)
     sts, calls = STS(), Calls()
     outcome: list[Exception] = []
 

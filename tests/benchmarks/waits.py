@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scripted_sts import SERVER_FAULT, THROTTLE, ScriptedSTS, black_hole, hang, scripted_sts, slowly
+from scripted_sts import SERVER_FAULT, THROTTLE, ScriptedSTS, black_hole, hang, scripted_sts, slowly, trickle
 
 from xacct_lambda import _sessions, assumed_session, cache_info
 
@@ -29,15 +29,6 @@ ROLE = "arn:aws:iam::222222222222:role/Reader"
 SECONDS = 6.0
 PAUSE = 0.25
 WAIT = 0.05
-
-
-def trickle(handler: Any, _call: dict[str, str]) -> None:
-    """Answer byte by byte, without an end."""
-    with contextlib.suppress(OSError):
-        handler.wfile.write(b"HTTP/1.1 200 -\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n")
-        while not handler.server.closing.wait(0.5):
-            handler.wfile.write(b"<")
-    handler.close_connection = True
 
 
 def answers(answer: Any) -> Callable[[ScriptedSTS], contextlib.AbstractContextManager[None]]:
@@ -87,7 +78,7 @@ BEHAVIORS = {
     "hung": answers(hang),
     "black hole": packets_dropped,
     "hung DNS": name_not_found,
-    "trickling": answers(trickle),
+    "trickling": answers(trickle(0.5)),
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 PolicyKind = Literal["trust", "identity"]
@@ -181,22 +181,20 @@ def _check_statement(statement: object, kind: PolicyKind, where: str) -> None:
         raise MalformedPolicyError(f"{where}: Sid {sid!r} is invalid: use letters and digits only")
     _check_action(statement, kind, where)
     if kind == "trust":
-        for element in ("Resource", "NotResource"):
-            if element in statement:
-                raise MalformedPolicyError(
-                    f"{where} has the prohibited element {element}: a trust policy has a Principal and no Resource, "
-                    "because it is about the role that it belongs to"
-                )
+        reason = "a trust policy has a Principal and no Resource, because it is about the role that it belongs to"
+        _prohibit(("Resource", "NotResource"), statement, where, reason)
         _check_principal(statement, where)
     else:
-        for element in ("Principal", "NotPrincipal"):
-            if element in statement:
-                raise MalformedPolicyError(
-                    f"{where} has the prohibited element {element}: an identity policy is about the role or user that "
-                    "it belongs to"
-                )
+        reason = "an identity policy is about the role or user that it belongs to"
+        _prohibit(("Principal", "NotPrincipal"), statement, where, reason)
         _check_resource(statement, where)
     _check_conditions(statement.get("Condition", {}), where)
+
+
+def _prohibit(elements: Iterable[str], statement: Mapping[str, Any], where: str, reason: str) -> None:
+    for element in elements:
+        if element in statement:
+            raise MalformedPolicyError(f"{where} has the prohibited element {element}: {reason}")
 
 
 def _one_of(statement: Mapping[str, Any], where: str, element: str) -> str:
