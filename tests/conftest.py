@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import signal
@@ -18,7 +19,6 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from hypothesis import settings
 from scripted_sts import ScriptedSTS, scripted_sts
 
 from xacct_lambda import _sessions, _sts
@@ -33,9 +33,13 @@ OTHER_ROLE = "arn:aws:iam::333333333333:role/teams/orders/Reader"
 
 RunSuite = Callable[..., pytest.RunResult]
 
-# A deadline for each example fails on a busy machine.
-settings.register_profile("project", deadline=None)
-settings.load_profile("project")
+# The environment for other libraries' tests has no hypothesis.
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # A deadline for each example fails on a busy machine.
+    settings.register_profile("project", deadline=None)
+    settings.load_profile("project")
 RecordMessage = Callable[[Path, str, str], None]
 
 
