@@ -95,7 +95,7 @@ class FakeSTS:
         self.cleared = 0
         self.dropped = 0
         self.prepared: list[tuple[boto3.Session, Any]] = []
-        self.asked: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
+        self.call_arguments: list[tuple[boto3.Session, AssumeRoleRequest, Any]] = []
         """The arguments of each call."""
         self._clock = clock
 
@@ -112,7 +112,7 @@ class FakeSTS:
         calls: Calls,
     ) -> IssuedCredentials:
         self.max_requests.append(max_requests)
-        self.asked.append((source, request, config))
+        self.call_arguments.append((source, request, config))
         self.calls += 1
         number = self.calls
         self.during()

@@ -71,7 +71,7 @@ def test_what_the_credentials_were_made_with_reaches_sts(
     credentials.get_frozen_credentials()
 
     assert sts.prepared == [(SOURCE, config)]
-    assert sts.asked == [(SOURCE, KEY.request, config)] * 2
+    assert sts.call_arguments == [(SOURCE, KEY.request, config)] * 2
 
 
 def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS, background: Background) -> None:
@@ -88,7 +88,7 @@ def test_prefetching_fetches(cache: CredentialCache, sts: FakeSTS, background: B
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"),
+    ("failure", "explanation"),
     [(outage(), f"no answer for {ROLE}"), (refusal(), f"STS refused {ROLE}"), (LookupError("a hook's"), "LookupError")],
     ids=["outage", "refusal", "hook"],
 )
@@ -97,7 +97,7 @@ def test_a_failed_prefetch_poisons_nothing(
     sts: FakeSTS,
     caplog: pytest.LogCaptureFixture,
     failure: Exception,
-    said: str,
+    explanation: str,
     background: Background,
 ) -> None:
     """A failure ahead of time is logged and not remembered: the first event makes an attempt of its own."""
@@ -108,7 +108,9 @@ def test_a_failed_prefetch_poisons_nothing(
     sts.failure = None
 
     assert credentials.token == "token-2"
-    assert caplog.messages == [f"Prefetching the credentials of {ROLE} failed. The first event tries again. {said}"]
+    assert caplog.messages == [
+        f"Prefetching the credentials of {ROLE} failed. The first event tries again. {explanation}"
+    ]
 
 
 def test_those_who_wait_for_a_failing_prefetch_try_again(sts: FakeSTS, clock: Clock) -> None:

@@ -296,9 +296,9 @@ def test_min_ttl_longer_than_what_sts_issues(cache: CredentialCache, sts: FakeST
     with pytest.raises(STSUnavailableError) as caught:
         cache.get(KEY, min_ttl_seconds=2700)
 
-    said = "STS issued credentials for less than the 2700 s needed. Check the clock of this machine"
-    assert str(caught.value) == f"{ROLE}: {said}"
-    assert caught.value.response["Error"] == {"Code": "CredentialsTooShort", "Message": said}
+    explanation = "STS issued credentials for less than the 2700 s needed. Check the clock of this machine"
+    assert str(caught.value) == f"{ROLE}: {explanation}"
+    assert caught.value.response["Error"] == {"Code": "CredentialsTooShort", "Message": explanation}
     assert caught.value.role_arn == ROLE
 
 

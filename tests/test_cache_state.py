@@ -137,11 +137,11 @@ def test_an_attempt_from_before_forgetting_is_not_kept(cache: CredentialCache, s
 
 def test_a_fork_keeps_the_parents_credentials(cache: CredentialCache, sts: FakeSTS) -> None:
     """What the parent had fetched serves the child too, over connections of its own."""
-    held = cache.get(KEY)
+    credentials = cache.get(KEY)
 
     cache.after_fork()
 
-    assert cache.get(KEY) is held
+    assert cache.get(KEY) is credentials
     assert sts.cleared == 1
 
 

@@ -743,7 +743,7 @@ def test_source_and_config_reach_sts(cache: CredentialCache, sts: FakeSTS) -> No
     config: Any = object()
     cache.get(KEY, config=config)
 
-    assert sts.asked == [(SOURCE, KEY.request, config)]
+    assert sts.call_arguments == [(SOURCE, KEY.request, config)]
 
 
 def test_log_levels_are_those_of_the_module(cache: CredentialCache, caplog: pytest.LogCaptureFixture) -> None:

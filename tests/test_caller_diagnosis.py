@@ -714,15 +714,15 @@ def test_rejected_keys_of_the_environment(laptop: Laptop) -> None:
 def test_rejected_keys_of_a_file(laptop: Laptop) -> None:
     """boto3 reads a file once, so new keys in it need a new session."""
     laptop.credentials_file(f"[default]\n{KEYS}")
-    said = rejection(boto3.Session())
-    assert "(provider shared-credentials-file, profile 'default')" in said
-    assert "boto3 reads the file once in a session" in said
+    explanation = rejection(boto3.Session())
+    assert "(provider shared-credentials-file, profile 'default')" in explanation
+    assert "boto3 reads the file once in a session" in explanation
 
 
 def test_rejected_keys_of_the_code(laptop: Laptop) -> None:
     """Keys that were passed to a session need a new session."""
-    said = rejection(boto3.Session(aws_access_key_id="AKIA", aws_secret_access_key="base-secret"))
-    assert "(provider explicit): they have expired. They were passed to boto3.Session" in said
+    explanation = rejection(boto3.Session(aws_access_key_id="AKIA", aws_secret_access_key="base-secret"))
+    assert "(provider explicit): they have expired. They were passed to boto3.Session" in explanation
 
 
 def test_notebook_that_nobody_watches(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -781,9 +781,9 @@ def test_rejected_session_of_this_library() -> None:
 
 def test_clock_that_is_wrong() -> None:
     """A signature of another time is the clock's fault, and not the secret key's."""
-    said = rejection(None, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than …")
-    assert "the clock of this machine is wrong. Set the clock" in said
-    assert "secret key" not in said
+    explanation = rejection(None, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than …")
+    assert "the clock of this machine is wrong. Set the clock" in explanation
+    assert "secret key" not in explanation
 
 
 def test_every_provider_of_botocore_is_known() -> None:

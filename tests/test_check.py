@@ -160,15 +160,15 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize(("refusal", "said"), REFUSALS.values(), ids=REFUSALS)
-def test_refusal(sts, capsys, refusal, said):
+@pytest.mark.parametrize(("refusal", "explanation"), REFUSALS.values(), ids=REFUSALS)
+def test_refusal(sts, capsys, refusal, explanation):
     """A refusal ends the check with the diagnosis and status 1, below what went well."""
     sts.instead["AssumeRole"] = refusal
     assert main(["check", "--role-arn", ROLE]) == 1
     printed = capsys.readouterr().out
     assert list(titles(printed)) == ["credentials", "reach STS", "who am I", "assume role"]
     assert titles(printed)["assume role"] == "no"
-    assert said in printed
+    assert explanation in printed
 
 
 def test_hint_at_another_caller(sts, capsys):
@@ -431,20 +431,20 @@ def test_no_credentials(sts, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "explanation"),
     [
         (["--role-arn", "OrdersReader"], "is not the ARN of a role"),
         (["--role-arn", ROLE, "--external-id", "our id"], "external_id: must be 2 to 1224"),
         (["--role-arn", ROLE, "--profile", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_on_the_command_line(sts, capsys, arguments, said):
+def test_mistakes_on_the_command_line(sts, capsys, arguments, explanation):
     """A mistake on the command line is named on standard error with status 2, and nothing is sent."""
     assert main(["check", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("xacct-lambda check: ")
-    assert said in printed.err
+    assert explanation in printed.err
     assert sts.actions == []
 
 
@@ -492,7 +492,7 @@ def test_test_event(sts):
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "explanation"),
     [
         (None, 'event: must have the arguments of assumed_session, such as {"role_arn": "arn:…"}'),
         ({}, "role_arn: is required: the role to assume"),
@@ -501,11 +501,11 @@ def test_test_event(sts):
         ({"role_arn": ROLE, "region_nam": 1}, "region_nam: is not an argument; did you mean 'region_name'?"),
     ],
 )
-def test_test_event_that_is_none(event, said):
+def test_test_event_that_is_none(event, explanation):
     """An event without a role, or with what a test event cannot hold, is refused by its name."""
     with pytest.raises(ConfigurationError) as caught:
         check.lambda_handler(event, None)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(explanation)
 
 
 def documented():

@@ -232,11 +232,11 @@ def test_what_is_printed(layer, tmp_path, capsys) -> None:
     output = tmp_path / "layer.zip"
     assert main(["layer", "--output", str(output)]) == 0
 
-    told = capsys.readouterr().out
-    assert f"{output}: {len(layer.content):,} bytes, {layer.unzipped:,} unzipped" in told
-    assert hashlib.sha256(output.read_bytes()).hexdigest() in told
-    assert f"cachetools {metadata.version('cachetools')}, xacct-lambda {xacct_lambda.__version__}\n" in told
-    assert f"bytecode  Python {RUNNING}\n" in told
+    summary = capsys.readouterr().out
+    assert f"{output}: {len(layer.content):,} bytes, {layer.unzipped:,} unzipped" in summary
+    assert hashlib.sha256(output.read_bytes()).hexdigest() in summary
+    assert f"cachetools {metadata.version('cachetools')}, xacct-lambda {xacct_lambda.__version__}\n" in summary
+    assert f"bytecode  Python {RUNNING}\n" in summary
 
 
 def test_the_documented_command(monkeypatch, tmp_path, capsys) -> None:

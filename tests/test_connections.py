@@ -150,7 +150,7 @@ def test_the_sts_client_shares_connections() -> None:
     source = boto3.Session(), boto3.Session()
     for session in source:
         sts.prepare(session, None)
-    first, second = (held.client._endpoint.http_session for held in sts._clients.values())
+    first, second = (entry.client._endpoint.http_session for entry in sts._clients.values())
 
     assert first.pools is second.pools
 

@@ -799,10 +799,10 @@ def test_a_thousand_warm_calls_leave_nothing_behind() -> None:
     try:
         for _ in range(100):
             handler(EVENT, CONTEXT)
-        held = tracemalloc.get_traced_memory()[0]
+        bytes_before = tracemalloc.get_traced_memory()[0]
         for _ in range(1000):
             handler(EVENT, CONTEXT)
-        growth = tracemalloc.get_traced_memory()[0] - held
+        growth = tracemalloc.get_traced_memory()[0] - bytes_before
     finally:
         tracemalloc.stop()
 

@@ -282,57 +282,57 @@ def request(**options):
     return assume_role_request(ROLE, duration_seconds=7200, **options)
 
 
-def named(rows):
+def with_ids(rows):
     return [pytest.param(*row[1:], id=row[0]) for row in rows]
 
 
-@pytest.mark.parametrize(("text", "said"), named(ACCESS))
+@pytest.mark.parametrize(("text", "explanation"), with_ids(ACCESS))
 @pytest.mark.parametrize("suffix", ["", " (reached max retries: 4)"], ids=["", "retried"])
-def test_refused_access(text, said, suffix):
+def test_refused_access(text, explanation, suffix):
     """A refusal of access says who, which role, which account has to change, and what to add."""
     message = _diagnosis.refusal("AccessDenied", text + suffix, request())
-    assert [part for part in said if part not in message] == []
+    assert [part for part in explanation if part not in message] == []
 
 
-@pytest.mark.parametrize(("text", "said"), named(ACCESS))
+@pytest.mark.parametrize(("text", "explanation"), with_ids(ACCESS))
 @pytest.mark.parametrize("partition", ["aws-cn", "aws-us-gov"])
-def test_refused_access_in_other_partitions(text, said, partition):
+def test_refused_access_in_other_partitions(text, explanation, partition):
     """In every partition the advice holds, with ARNs of that partition."""
 
     def there(value):
         return value.replace("arn:aws:", f"arn:{partition}:")
 
     message = _diagnosis.refusal("AccessDenied", there(text), assume_role_request(there(ROLE)))
-    assert [part for part in map(there, said) if part not in message] == []
+    assert [part for part in map(there, explanation) if part not in message] == []
 
 
-@pytest.mark.parametrize(("text", "said"), named(ACCESS))
-def test_refused_access_to_a_role_with_a_path(text, said):
+@pytest.mark.parametrize(("text", "explanation"), with_ids(ACCESS))
+def test_refused_access_to_a_role_with_a_path(text, explanation):
     """The path of the role stands in the advice."""
 
     def below(value):
         return value.replace(":role/OrdersReader", ":role/teams/orders/OrdersReader")
 
     message = _diagnosis.refusal("AccessDenied", below(text), assume_role_request(below(ROLE)))
-    assert [part for part in map(below, said) if part not in message] == []
+    assert [part for part in map(below, explanation) if part not in message] == []
 
 
-@pytest.mark.parametrize(("code", "text", "said"), named(OTHER + UNUSUAL))
+@pytest.mark.parametrize(("code", "text", "explanation"), with_ids(OTHER + UNUSUAL))
 @pytest.mark.parametrize("suffix", ["", " (reached max retries: 4)"], ids=["", "retried"])
-def test_refused_otherwise(code, text, said, suffix):
+def test_refused_otherwise(code, text, explanation, suffix):
     """Every other answer is told apart by its code, or by its text where codes are shared."""
     message = _diagnosis.refusal(code, text + suffix if text else text, request(external_id="our-id"))
-    assert [part for part in said if part not in message] == []
+    assert [part for part in explanation if part not in message] == []
 
 
-@pytest.mark.parametrize(("text", "said"), named(ACCESS))
-def test_text_of_sts_is_kept(text, said):
+@pytest.mark.parametrize(("text", "explanation"), with_ids(ACCESS))
+def test_text_of_sts_is_kept(text, explanation):
     """STS's own words end the message, for those who search the web for them."""
     assert _diagnosis.refusal("AccessDenied", text, request()).endswith(f"STS said: {text} (AccessDenied)")
 
 
-@pytest.mark.parametrize(("code", "text", "said"), named(OTHER + UNUSUAL))
-def test_external_id_is_not_in_the_message(code, text, said):
+@pytest.mark.parametrize(("code", "text", "explanation"), with_ids(OTHER + UNUSUAL))
+def test_external_id_is_not_in_the_message(code, text, explanation):
     """An external ID that STS quotes does not come through, even where nobody has scrubbed the text."""
     assert "our-id" not in _diagnosis.refusal(code, text, request(external_id="our-id"))
 
@@ -515,12 +515,12 @@ def test_no_text_is_too_strange():
     assert all(ROLE in _diagnosis.refusal(code, text, request()) for text in cut for code in ("AccessDenied", "Other"))
 
 
-@pytest.mark.parametrize(("code", "text", "said"), named(CALLERS))
-def test_rejected_caller(code, text, said):
+@pytest.mark.parametrize(("code", "text", "explanation"), with_ids(CALLERS))
+def test_rejected_caller(code, text, explanation):
     """An answer about the caller's own credentials is a CallerCredentialsError, and leaves out the role's policies."""
     raised, _ = _errors.translate_error(client_error(code, text), request())
     assert isinstance(raised, CallerCredentialsError)
-    assert [part for part in said if part not in str(raised)] == []
+    assert [part for part in explanation if part not in str(raised)] == []
     assert "trust policy" not in str(raised)
 
 
@@ -535,7 +535,7 @@ def test_caller_of_another_partition():
 
 
 @pytest.mark.parametrize(
-    ("code", "text", "said"),
+    ("code", "text", "explanation"),
     [
         ("Throttling", "Rate exceeded", "there are too many calls"),
         ("ThrottlingException", "Rate exceeded (reached max retries: 4)", "there are too many calls"),
@@ -548,10 +548,10 @@ def test_caller_of_another_partition():
         ("ServiceUnavailable", "Try again", "it has an internal problem"),
     ],
 )
-def test_failures(code, text, said):
+def test_failures(code, text, explanation):
     """Throttling is told from a fault of STS, and the message says what lowers the rate."""
     message = _diagnosis.failure(code, text, request())
-    assert message.startswith(f"STS did not serve the request for {ROLE}: {said}")
+    assert message.startswith(f"STS did not serve the request for {ROLE}: {explanation}")
 
 
 def client_error(code, text, status=403):
@@ -679,7 +679,7 @@ def test_page_of_messages(record_message):
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("sent", "explanation"),
     [
         ({}, "an external ID (sts:ExternalId) or session tags (aws:RequestTag/…), and the request has neither; "),
         ({"tags": {"tenant": "blue"}}, "an external ID (sts:ExternalId), and the request has none; "),
@@ -687,9 +687,9 @@ def test_page_of_messages(record_message):
     ],
     ids=["nothing", "tags", "external ID"],
 )
-def test_conditions_that_the_request_may_not_meet(sent, said):
+def test_conditions_that_the_request_may_not_meet(sent, explanation):
     """Of the conditions that trust policies have, those are named that the request may not meet."""
-    assert said in _diagnosis.refusal("AccessDenied", DENIED, assume_role_request(ROLE, **sent))
+    assert explanation in _diagnosis.refusal("AccessDenied", DENIED, assume_role_request(ROLE, **sent))
 
 
 def test_codes_of_the_library_are_documented():

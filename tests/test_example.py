@@ -57,8 +57,8 @@ def test_readme_deploys_with_the_parameters_of_the_templates() -> None:
     """The commands of the README give each template all its parameters, and no others."""
     lines = re.sub(r"\\\n +", "", (EXAMPLE / "README.md").read_text())
     commands = re.findall(r"--parameter-overrides ((?:\w+=\S+ ?)+)", lines)
-    given = [{assignment.partition("=")[0] for assignment in command.split()} for command in commands]
-    assert given == [set(parsed(path)["Parameters"]) for path in (EXAMPLE / "template.yaml", TARGET_TEMPLATE)]
+    overrides = [{assignment.partition("=")[0] for assignment in command.split()} for command in commands]
+    assert overrides == [set(parsed(path)["Parameters"]) for path in (EXAMPLE / "template.yaml", TARGET_TEMPLATE)]
 
 
 class Deployed(NamedTuple):
@@ -94,7 +94,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 def test_an_object_reaches_the_function(deployed: Deployed) -> None:
     """A new object's event gets from the source bucket to the function's bus, and the function's rule takes it."""
     event = event_of(deployed.aws, "orders/1", b"1")
-    assert taken(deployed.aws, event)
+    assert matches_rule(deployed.aws, event)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_object_reaches_the_function(deployed: Deployed) -> None:
 def test_other_events_do_not(deployed: Deployed, field: str, value: object) -> None:
     """The function's rule leaves alone what is not a new object of that bucket in that account."""
     event = event_of(deployed.aws, "orders/1", b"1")
-    assert not taken(deployed.aws, event | {field: value})
+    assert not matches_rule(deployed.aws, event | {field: value})
 
 
 def test_the_function_copies_objects(deployed: Deployed, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def event_of(aws: CrossAccountAWS, key: str, body: bytes) -> Any:
     return json.loads(message["Body"]) | {"account": OTHER}
 
 
-def taken(aws: CrossAccountAWS, event: dict[str, Any]) -> bool:
+def matches_rule(aws: CrossAccountAWS, event: dict[str, Any]) -> bool:
     """Return whether the function's rule lets an event through."""
     from moto.events.models import EventPattern  # noqa: PLC0415 - imports much of moto
 

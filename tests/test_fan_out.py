@@ -692,7 +692,7 @@ def test_callables_are_called_once_for_each_role(sts: PickySTS) -> None:
 
     assert sorted(asked) == sorted(ROLES[:2])
     assert sts.calls == 2
-    assert {request.policy_arns for _, request, _ in sts.asked} == {(arn,)}
+    assert {request.policy_arns for _, request, _ in sts.call_arguments} == {(arn,)}
 
 
 def test_regions_of_roles_from_outside(sts: PickySTS) -> None:

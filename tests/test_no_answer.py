@@ -111,17 +111,17 @@ def test_service_of_the_vpc_endpoint_without_an_address(region, environment, ser
 def test_endpoint_that_is_set(variable):
     """If the endpoint is set, the message names the setting, on Lambda too, whether or not the address is known."""
     environment = {variable: "http://localhost:4566", **ON_LAMBDA}
-    said = message(EndpointConnectionError(endpoint_url="http://localhost:4566/"), environment)
-    assert f"The address of STS is set by {variable}: check that it is right" in said
-    assert "VPC" not in said
+    explanation = message(EndpointConnectionError(endpoint_url="http://localhost:4566/"), environment)
+    assert f"The address of STS is set by {variable}: check that it is right" in explanation
+    assert "VPC" not in explanation
     with patch.dict("os.environ", environment):
         assert f"is set by {variable}" in str(_errors.no_answer_in_time(REQUEST, None, 2.5))
 
 
 def test_endpoint_of_the_config_file():
     """An endpoint that no variable sets is one of the config file."""
-    said = message(EndpointConnectionError(endpoint_url="http://localhost:4566/"))
-    assert "The address of STS is set by endpoint_url" in said
+    explanation = message(EndpointConnectionError(endpoint_url="http://localhost:4566/"))
+    assert "The address of STS is set by endpoint_url" in explanation
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_endpoint_of_the_config_file():
 def test_region_that_does_not_exist(region, correction):
     """A Region that boto3 doesn't have is named, with the nearest one that exists."""
     error = EndpointConnectionError(endpoint_url=f"https://sts.{region}.amazonaws.com/")
-    said = message(error, {"AWS_LAMBDA_FUNCTION_NAME": "orders-fn"}, region)
-    assert f"boto3 {boto3.__version__} has no Region {region!r}{correction}" in said
-    assert "VPC" not in said
+    explanation = message(error, {"AWS_LAMBDA_FUNCTION_NAME": "orders-fn"}, region)
+    assert f"boto3 {boto3.__version__} has no Region {region!r}{correction}" in explanation
+    assert "VPC" not in explanation
     with patch.dict("os.environ", {}):
         assert f"has no Region {region!r}" in str(
             _errors.no_answer_in_time(REQUEST, boto3.Session(region_name=region), 2.5)
@@ -150,14 +150,16 @@ def test_region_of_lambda_is_not_doubted():
 def test_regions_cannot_be_read():
     """A profile that doesn't exist keeps boto3 from listing Regions, and the message doubts none then."""
     with patch.dict("os.environ", {"AWS_PROFILE": "no-such-profile"}):
-        said = _no_answer.explain("ConnectTimeoutError", "no", ROLE, region_name="eu-wst-1")
-    assert NETWORK in said
+        explanation = _no_answer.explain("ConnectTimeoutError", "no", ROLE, region_name="eu-wst-1")
+    assert NETWORK in explanation
 
 
 def test_no_region():
     """Without a Region, boto3 calls the global endpoint, and the message asks for a Region."""
-    said = message(EndpointConnectionError(endpoint_url="https://sts.amazonaws.com/"), {"AWS_DEFAULT_REGION": ""}, None)
-    assert "No Region is set, so this is the global endpoint" in said
+    explanation = message(
+        EndpointConnectionError(endpoint_url="https://sts.amazonaws.com/"), {"AWS_DEFAULT_REGION": ""}, None
+    )
+    assert "No Region is set, so this is the global endpoint" in explanation
 
 
 @pytest.mark.parametrize(
@@ -170,27 +172,27 @@ def test_no_region():
 )
 def test_something_in_between(error):
     """An error of TLS or of a proxy blames what is in between."""
-    said = message(error, ON_LAMBDA)
-    assert "Check the proxy that HTTPS_PROXY names, and the certificates that AWS_CA_BUNDLE names" in said
-    assert "VPC" not in said
+    explanation = message(error, ON_LAMBDA)
+    assert "Check the proxy that HTTPS_PROXY names, and the certificates that AWS_CA_BUNDLE names" in explanation
+    assert "VPC" not in explanation
 
 
 @pytest.mark.parametrize("environment", [{}, {"AWS_ENDPOINT_URL": "http://localhost:4566"}], ids=["AWS", "local"])
 def test_answer_that_is_not_one_of_sts(environment):
     """An answer that can't be parsed isn't quoted, and the message names what may answer instead of STS."""
-    said = message(ResponseParserError("<html>private</html>"), environment)
-    assert said.startswith(f"The answer for {ROLE} is not one of STS")
-    assert "AWS_ENDPOINT_URL" in said
-    assert "private" not in said
+    explanation = message(ResponseParserError("<html>private</html>"), environment)
+    assert explanation.startswith(f"The answer for {ROLE} is not one of STS")
+    assert "AWS_ENDPOINT_URL" in explanation
+    assert "private" not in explanation
 
 
 def test_no_cpu_time():
     """If the process had no CPU time left while it waited, the message blames neither STS nor the VPC."""
     with patch.dict("os.environ", ON_LAMBDA):
-        said = str(_errors.no_answer_in_time(REQUEST, None, 2.5, is_busy=True))
-    assert "the process used all its CPU time meanwhile" in said
-    assert "more memory" in said
-    assert "VPC" not in said
+        explanation = str(_errors.no_answer_in_time(REQUEST, None, 2.5, is_busy=True))
+    assert "the process used all its CPU time meanwhile" in explanation
+    assert "more memory" in explanation
+    assert "VPC" not in explanation
 
 
 @pytest.mark.parametrize(

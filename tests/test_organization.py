@@ -260,17 +260,17 @@ def test_keys_that_dynamodb_did_not_process(visits: ModuleType, monkeypatch: pyt
     """Keys that DynamoDB returns as unprocessed are read again."""
     visit(visits, batch(*ACCOUNTS[:3]))
     read = visits.dynamodb.batch_get_item
-    asked: list[int] = []
+    batch_sizes: list[int] = []
 
     def one_key(RequestItems: Any) -> Any:  # noqa: N803 - the API's name
         keys = RequestItems["done"]["Keys"]
-        asked.append(len(keys))
+        batch_sizes.append(len(keys))
         answer = read(RequestItems={"done": {"Keys": keys[:1]}})
         return answer | {"UnprocessedKeys": {"done": {"Keys": keys[1:]}} if keys[1:] else {}}
 
     monkeypatch.setattr(visits.dynamodb, "batch_get_item", one_key)
     assert sorted(visits.visited("monday", ACCOUNTS[:3])) == ACCOUNTS[:3]
-    assert asked == [3, 2, 1]
+    assert batch_sizes == [3, 2, 1]
 
 
 # The templates and the state machine.
@@ -311,8 +311,8 @@ def test_the_state_machine_is_valid() -> None:
 
 def test_the_state_machine_has_the_substitutions_of_the_template() -> None:
     """Each name in braces in the state machine is a substitution of the template, and the reverse."""
-    given = resources("template.yaml")["Audit"]["Properties"]["DefinitionSubstitutions"]
-    assert set(re.findall(r"\$\{(\w+)\}", STATE_MACHINE.read_text())) == set(given)
+    substitutions = resources("template.yaml")["Audit"]["Properties"]["DefinitionSubstitutions"]
+    assert set(re.findall(r"\$\{(\w+)\}", STATE_MACHINE.read_text())) == set(substitutions)
 
 
 class Machine:

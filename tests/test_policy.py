@@ -83,16 +83,16 @@ def test_one_role_in_a_list_is_one_role():
 
 
 @pytest.mark.parametrize(
-    ("role_arn", "said"),
+    ("role_arn", "explanation"),
     [
         ([], "at least one role"),
         ("arn:aws:iam::222222222222:role/tenant-*/Reader", "patterns belong in allowed_roles"),
         ([ROLE, "arn:aws:sts::222222222222:assumed-role/Reader/session"], r"role/\[PATH/\]Reader"),
     ],
 )
-def test_permissions_policy_refuses_what_is_not_a_role(role_arn, said):
+def test_permissions_policy_refuses_what_is_not_a_role(role_arn, explanation):
     """What is not the ARN of one role is refused with the rule it breaks."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=explanation):
         permissions_policy(role_arn)
 
 
@@ -330,7 +330,7 @@ def test_principals(principal_arn):
 
 
 @pytest.mark.parametrize(
-    ("principal_arn", "said"),
+    ("principal_arn", "explanation"),
     [
         ("lambda.amazonaws.com", "as its execution role, not as a service"),
         (
@@ -342,9 +342,9 @@ def test_principals(principal_arn):
         (None, "not the ARN of a role"),
     ],
 )
-def test_what_is_no_principal(principal_arn, said):
+def test_what_is_no_principal(principal_arn, explanation):
     """A service, a session, a wildcard are refused as principals, and the message says what to write."""
-    with pytest.raises(ConfigurationError, match=said) as refused:
+    with pytest.raises(ConfigurationError, match=explanation) as refused:
         trust_policy(principal_arn)
     assert refused.value.argument == "principal_arn"
 
@@ -468,7 +468,7 @@ def handler(event, context, *, s3): ...
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "explanation"),
     [
         (["--role-arn", "Reader"], "--role-arn: 'Reader' is not the ARN"),
         (["--role-arn", ROLE, "--tag", "a!"], "--tag: the key 'a!' is invalid"),
@@ -478,10 +478,10 @@ def handler(event, context, *, s3): ...
         (["--from-handler", "lambda_function"], "--from-handler: 'lambda_function' is not MODULE:FUNCTION. Write"),
     ],
 )
-def test_command_names_its_own_options(capsys, arguments, said):
+def test_command_names_its_own_options(capsys, arguments, explanation):
     """What is wrong is said of the option that was given, by its name."""
     assert command(*arguments) == 2
-    assert capsys.readouterr().err.startswith(f"xacct-lambda policy: {said}")
+    assert capsys.readouterr().err.startswith(f"xacct-lambda policy: {explanation}")
 
 
 def test_command_reads_a_handler(capsys, handlers):
@@ -534,7 +534,7 @@ HANDLER = "def handler(event, context, *, s3): ..."
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "said"),
+    ("source", "options", "explanation"),
     [
         (f'@assume_role("{ROLE}", clients=["s3"], external_id="secret")\n{HANDLER}', [], "--external-id: is required"),
         (f'@assume_role("{ROLE}", clients=["s3"])\n{HANDLER}', ["--tag", "team"], "the handler has its own tags"),
@@ -552,11 +552,11 @@ HANDLER = "def handler(event, context, *, s3): ..."
         ("", [], "is not MODULE:FUNCTION of a handler: module .* has no attribute"),
     ],
 )
-def test_command_says_what_a_handler_does_not(capsys, handlers, source, options, said):
+def test_command_says_what_a_handler_does_not(capsys, handlers, source, options, explanation):
     """What cannot be read off the handler is asked for, and a secret that stands in it is never printed."""
     assert command("--from-handler", handlers(source), *options) == 2
     error = capsys.readouterr().err
-    assert re.search(said, error)
+    assert re.search(explanation, error)
     assert "secret" not in error
 
 
@@ -572,7 +572,7 @@ def test_plan_shows_no_secret():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "explanation"),
     [
         ([], "--role-arn: is required, or --from-handler"),
         (["--from-handler", "no_such_module:handler"], "No module named 'no_such_module'"),
@@ -589,14 +589,14 @@ def test_plan_shows_no_secret():
         (["--role-arn", "Reader"], "is not the ARN of a role"),
     ],
 )
-def test_command_refuses_with_status_2(capsys, monkeypatch, options, said):
+def test_command_refuses_with_status_2(capsys, monkeypatch, options, explanation):
     """A mistake on the command line is named on standard error, with status 2 and nothing on standard output."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert command(*options) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("xacct-lambda policy: ")
-    assert said in printed.err
+    assert explanation in printed.err
 
 
 def test_command_passes_its_options_on(capsys):

@@ -32,10 +32,10 @@ def advice(code: str, text: str, region: str | None = "eu-west-1", **options: An
 @pytest.mark.parametrize("region", ["eu-south-1", "ap-east-1", "me-central-1", "ap-future-9"])
 def test_region_that_is_not_enabled(code: str, region: str) -> None:
     """An opt-in Region that rejects the credentials is named, with the account that has not enabled it."""
-    said = advice(code, UNKNOWN, region)
+    explanation = advice(code, UNKNOWN, region)
 
-    assert said is not None
-    assert f"Account 222222222222 might not have enabled the Region {region}" in said
+    assert explanation is not None
+    assert f"Account 222222222222 might not have enabled the Region {region}" in explanation
 
 
 @pytest.mark.parametrize("region", ["eu-west-1", "us-east-1", "ap-south-1", "aws-global", None])

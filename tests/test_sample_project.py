@@ -48,7 +48,7 @@ def test_suite_passes(project: Path, run_suite: RunSuite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "right", "wrong", "said"),
+    ("file", "right", "wrong", "explanation"),
     [
         pytest.param(
             "trust-policy.json",
@@ -80,13 +80,13 @@ def test_suite_passes(project: Path, run_suite: RunSuite) -> None:
         ),
     ],
 )
-def test_suite_fails(project: Path, run_suite: RunSuite, file: str, right: str, wrong: str, said: str) -> None:
+def test_suite_fails(project: Path, run_suite: RunSuite, file: str, right: str, wrong: str, explanation: str) -> None:
     """The sample suite fails on a mistake in the handler or in a policy, and says which it was."""
     text = (project / file).read_text()
     (project / file).write_text(text.replace(right, wrong))
     result = run_suite()
     result.assert_outcomes(passed=1, failed=3)
-    result.stdout.fnmatch_lines([said])
+    result.stdout.fnmatch_lines([explanation])
 
 
 def test_suite_fails_on_a_duration_over_the_hour(project: Path, run_suite: RunSuite) -> None:

@@ -332,7 +332,7 @@ def test_a_source_session_lives_as_long_as_its_sessions(sts: FakeSTS) -> None:
     gc.collect()
 
     assert token_of(session) == "token-1"
-    assert [type(source) for source, _, _ in sts.asked] == [boto3.Session]
+    assert [type(source) for source, _, _ in sts.call_arguments] == [boto3.Session]
 
 
 def test_a_callers_bearer_token_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

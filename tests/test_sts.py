@@ -220,8 +220,8 @@ def test_keys_with_a_line_break(
 
     assert str(caught.value.__cause__) == "an access key or a session token contains a line break"
 
-    told = "".join(traceback.format_exception(caught.value))
-    assert "secret" not in f"{told} {caplog.text} {caught.value.__context__!r}"
+    traceback_text = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in f"{traceback_text} {caplog.text} {caught.value.__context__!r}"
     assert server.calls == []
 
 
@@ -849,16 +849,16 @@ def test_no_secret_is_logged_or_told(
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="botocore")
     server.always = trouble
-    told = ""
+    traceback_text = ""
     session = assumed_session(ROLE, external_id="hush-hush")
     try:
         session.client("sts").get_caller_identity()
     except XacctLambdaError as error:
-        told = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
-        told += f"{error!r} {error} {error.response} {pickle.dumps(error)!r} {error.__context__!r}"
+        traceback_text = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+        traceback_text += f"{error!r} {error} {error.response} {pickle.dumps(error)!r} {error.__context__!r}"
 
     records = " ".join(f"{record.getMessage()} {record.args} {record.exc_text}" for record in caplog.records)
-    everything = caplog.text + records + told + repr(session) + repr(session.get_credentials())
+    everything = caplog.text + records + traceback_text + repr(session) + repr(session.get_credentials())
     assert "botocore" in caplog.text
     assert [secret for secret in SECRETS if secret in everything] == []
 

@@ -819,11 +819,11 @@ class TestIsolatedCache:
     def test_sessions_that_are_held_fetch_anew(self, aws):
         """A session that a module holds keeps no credentials from one test to the next, wherever it was made."""
         with isolated_cache():
-            held = assumed_session(READER).client("sts")
-            held.get_caller_identity()
+            client_before = assumed_session(READER).client("sts")
+            client_before.get_caller_identity()
         for _ in range(2):
             with isolated_cache():
-                held.get_caller_identity()
+                client_before.get_caller_identity()
 
         assert len(aws.assumed) == 3
 
