@@ -497,8 +497,8 @@ def test_test_event(sts):
         (None, 'event: must have the arguments of assumed_session, such as {"role_arn": "arn:…"}'),
         ({}, "role_arn: is required: the role to assume"),
         ({"key1": "value1"}, "key1: is not an argument"),
-        ({"role_arn": ROLE, "source_session": "other"}, "source_session: is not an argument; did you mean"),
-        ({"role_arn": ROLE, "region_nam": 1}, "region_nam: is not an argument; did you mean 'region_name'?"),
+        ({"role_arn": ROLE, "source_session": "other"}, "source_session: is not an argument. Did you mean"),
+        ({"role_arn": ROLE, "region_nam": 1}, "region_nam: is not an argument. Did you mean 'region_name'?"),
     ],
 )
 def test_test_event_that_is_none(event, explanation):

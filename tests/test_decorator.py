@@ -1419,8 +1419,8 @@ def test_other_type_errors_have_no_note() -> None:
         ("botocore_session", r"source_session=boto3\.Session\(botocore_session=…\)$"),
         ("source_profile", r"source_session=boto3\.Session\(profile_name=…\)$"),
         ("config", r"Write sts_config"),
-        ("external_ids", r"did you mean 'external_id'\?$"),
-        ("regoin_name", r"did you mean 'region_name'\?$"),
+        ("external_ids", r"Did you mean 'external_id'\?$"),
+        ("regoin_name", r"Did you mean 'region_name'\?$"),
         ("zzz", r"^zzz: no such option$"),
     ],
 )

@@ -222,4 +222,4 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     known = list(names)
     # difflib compares letters by case, and finds nothing similar to "S3".
     near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f". Did you mean {near[0]!r}?" if near else ""

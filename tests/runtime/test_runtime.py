@@ -172,7 +172,7 @@ def test_a_mistake_fails_the_init_phase(start: Start) -> None:
         error = function.api.init_errors.get(timeout=INIT_SECONDS)
 
     assert error["errorType"] == "ConfigurationError"
-    assert "has no client for 's33'; did you mean 's3'?" in error["errorMessage"]
+    assert "has no client for 's33'. Did you mean 's3'?" in error["errorMessage"]
 
 
 def test_a_refusal_as_the_invoker_sees_it(start: Start, sts: ScriptedSTS) -> None:
