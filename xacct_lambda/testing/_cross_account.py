@@ -160,7 +160,7 @@ class CrossAccountAWS:
         with ExitStack() as stack:
             stack.enter_context(single("CrossAccountAWS", "add accounts and roles to the active one"))
             try:
-                from xacct_lambda.testing import _moto  # noqa: PLC0415 - an extra, and a second
+                from xacct_lambda.testing import _moto, _moto_iam  # noqa: PLC0415 - an extra, and a second
             except ImportError as error:
                 raise ImportError("CrossAccountAWS needs moto: pip install 'xacct-lambda[testing]'") from error
             accounts = _moto.Accounts(
@@ -175,7 +175,7 @@ class CrossAccountAWS:
             self._sessions.clear()
             self.assumed.clear()
             self.refused.clear()
-            _moto.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
+            _moto_iam.put_role(self.execution_role_arn, json.dumps(_trust("Service", "lambda.amazonaws.com")), 3600)
             self._environment = self._function_environment(accounts)
             stack.enter_context(patch.dict(os.environ, self._environment))
             for name in [name for name in os.environ if name.startswith(_CLEARED_ENV_PREFIXES)]:
@@ -238,16 +238,16 @@ class CrossAccountAWS:
         Raises:
             ConfigurationError: Not the ARN of a role, a policy that IAM rejects, or a duration outside 3600 to 43200.
         """
-        from xacct_lambda.testing import _moto  # noqa: PLC0415 - see __enter__
+        from xacct_lambda.testing import _moto_iam  # noqa: PLC0415 - see __enter__
 
         self._entered()
         arn = role_arn_parts(role_arn)
         if max_session_duration not in _SESSION_DURATION:
             raise ConfigurationError("max_session_duration", f"{max_session_duration!r} is not within 3600 to 43200")
-        exists = functools.partial(_moto.principal_exists, arn.partition) if self._strict else None
+        exists = functools.partial(_moto_iam.principal_exists, arn.partition) if self._strict else None
         document = _trust("AWS", self.execution_role_arn) if trust is None else trust
         text = _policy_text("trust", document, "trust", principal_exists=exists)
-        _moto.put_role(role_arn, text, max_session_duration)
+        _moto_iam.put_role(role_arn, text, max_session_duration)
         clear_errors()
         return role_arn
 
@@ -261,12 +261,12 @@ class CrossAccountAWS:
         Raises:
             ConfigurationError: The role doesn't exist, or IAM rejects the policy.
         """
-        from xacct_lambda.testing import _moto  # noqa: PLC0415 - see __enter__
+        from xacct_lambda.testing import _moto_iam  # noqa: PLC0415 - see __enter__
 
         self._entered()
         text = _policy_text("policy", policy, "identity")
         try:
-            _moto.put_role_policy(role_arn or self.execution_role_arn, text)
+            _moto_iam.put_role_policy(role_arn or self.execution_role_arn, text)
         except MalformedPolicyError as error:
             raise ConfigurationError("policy", f"IAM rejects it: {error}") from error
         clear_errors()
@@ -279,7 +279,7 @@ class CrossAccountAWS:
         region_name: str,
         time: datetime,
     ) -> None:
-        from xacct_lambda.testing import _moto, _sts_rules  # noqa: PLC0415 - see __enter__
+        from xacct_lambda.testing import _moto_iam, _sts_rules  # noqa: PLC0415 - see __enter__
 
         call = AssumeRoleCall(
             role_arn=parameters.role_arn,
@@ -298,7 +298,7 @@ class CrossAccountAWS:
                     parameters,
                     caller=caller,
                     permissions=permissions,
-                    role_of=_moto.role,
+                    role_of=_moto_iam.role,
                     surroundings=_sts_rules.Surroundings(
                         organization_id=self._organization_id, region_name=region_name, time=time
                     ),

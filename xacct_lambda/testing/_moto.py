@@ -1,7 +1,7 @@
-"""moto as several accounts: whose credentials a request has, which roles exist, and who answers for STS.
+"""The accounts of the test AWS: moto, with hooks that find out whose credentials a request has and answer for STS.
 
-Nothing else in the library knows moto's insides. The hooks sit where moto reads a request, so that they hold for its
-decorator, its context manager and its server, and for clients made anywhere in the process.
+Only this module and ``_moto_iam`` know moto's insides. The hooks sit where moto reads a request, so that they hold for
+its decorator, its context manager and its server, and for clients made anywhere in the process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -33,16 +33,21 @@ from moto.sts.responses import TokenResponse
 from moto.utilities.utils import get_partition
 from werkzeug.exceptions import HTTPException
 
-from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 from xacct_lambda.testing._faults import FaultState
 from xacct_lambda.testing._iam_rules import Caller, Policy
-from xacct_lambda.testing._policy_grammar import MalformedPolicyError, check_inline_policies, check_policy
+from xacct_lambda.testing._moto_iam import (
+    find_role,
+    identity_policies,
+    managed_policies_by_arn,
+    principal_exists,
+    role_tags,
+)
+from xacct_lambda.testing._policy_grammar import check_policy
 from xacct_lambda.testing._sts_rules import (
     AssumeRoleParameters,
     Permissions,
     RefusedError,
-    Role,
     SessionAttributes,
     override_tags,
     session_attributes,
@@ -182,11 +187,11 @@ class Accounts:
 
     def _session_caller(self, session: AssumedRole) -> tuple[Caller, Permissions]:
         attributes = self._attributes.get(session.access_key_id, SessionAttributes())
-        role = _role(session.role_arn)
+        role = find_role(session.role_arn)
         caller = Caller(
             arn=session.arn,
             principal_arn=session.role_arn,
-            tags=override_tags(_role_tags(role), attributes.tags) if role else attributes.tags,
+            tags=override_tags(role_tags(role), attributes.tags) if role else attributes.tags,
             transitive_tags=attributes.transitive_tags,
             source_identity=attributes.source_identity,
             function_arn=self._function_arn if session.access_key_id == _FUNCTION_KEY else None,
@@ -195,12 +200,12 @@ class Accounts:
             return caller, Permissions()
         limits: dict[str, tuple[Policy, ...] | None] = {}
         if role.permissions_boundary_arn:
-            limits["permissions boundary"] = _managed_policies(session.role_arn, [role.permissions_boundary_arn])
+            limits["permissions boundary"] = managed_policies_by_arn(session.role_arn, [role.permissions_boundary_arn])
         if attributes.policy is not None or attributes.policy_arns:
-            managed = _managed_policies(session.role_arn, attributes.policy_arns)
+            managed = managed_policies_by_arn(session.role_arn, attributes.policy_arns)
             inline = () if attributes.policy is None else (Policy(attributes.policy),)
             limits["session policy"] = None if managed is None else (*inline, *managed)
-        return caller, Permissions(identity=_policies(role), limits=limits)
+        return caller, Permissions(identity=identity_policies(role), limits=limits)
 
     def issue_to_function(self, role_arn: str, function_name: str) -> dict[str, str]:
         """Return the function's credentials, as environment variables."""
@@ -257,106 +262,15 @@ class Accounts:
             yield from ((sessions, session) for session in list(sessions) if session.access_key_id not in own)
 
 
-def put_role(role_arn: str, trust: str, max_session_duration: int) -> None:
-    """Create a role, or give an existing one this trust policy and this longest session."""
-    arn = role_arn_parts(role_arn)
-    role = _role(role_arn) or _iam(role_arn).create_role(
-        role_name=arn.name,
-        assume_role_policy_document=trust,
-        path=arn.path,
-        permissions_boundary=None,
-        description="",
-        tags=[],
-        max_session_duration=None,
-    )
-    role.assume_role_policy_document = trust
-    role.max_session_duration = str(max_session_duration)
-
-
-def put_role_policy(role_arn: str, policy: str) -> None:
-    """Give a role one more inline policy.
-
-    Raises:
-        MalformedPolicyError: IAM doesn't save it.
-    """
-    role = _role(role_arn)
-    if role is None:
-        raise ConfigurationError("role_arn", f"{role_arn} does not exist: create it first")
-    check_inline_policies([json.loads(document) for document in (*role.policies.values(), policy)])
-    try:
-        _iam(role_arn).put_role_policy(role.name, f"policy-{len(role.policies) + 1}", policy)
-    except MalformedPolicyDocument as error:
-        raise MalformedPolicyError(error.message) from error
-
-
-def role(role_arn: str) -> Role | None:
-    """Return a role with its trust policy, or None if it doesn't exist."""
-    moto_role = _role(role_arn)
-    if moto_role is None:
-        return None
-    return Role(
-        trust=moto_role.assume_role_policy_document,
-        tags=_role_tags(moto_role),
-        max_session_duration=int(moto_role.max_session_duration or 3600),
-    )
-
-
-def principal_exists(partition: str, principal_arn: str) -> bool:
-    """Return whether a trust policy may name a principal: one that exists, in the role's partition."""
-    _, its_partition, _, _, account_id, resource = principal_arn.split(":", 5)
-    if its_partition != partition:
-        return False
-    kind, _, path = resource.partition("/")
-    if kind == "user":
-        return any(user.arn == principal_arn for user in _iam(principal_arn).users.values())
-    if kind == "role":
-        return _role(principal_arn) is not None
-    if kind == "assumed-role":
-        backend = iam_backends[account_id][partition]
-        return any(role.name == path.partition("/")[0] for role in backend.get_roles())
-    return True  # The account itself, or a federated user, whom IAM doesn't look up.
-
-
-def _iam(arn: str) -> Any:
-    _, partition, _, _, account_id, _ = arn.split(":", 5)
-    return iam_backends[account_id][partition]
-
-
-def _role(role_arn: str) -> MotoRole | None:
-    return next((role for role in _iam(role_arn).get_roles() if role.arn == role_arn), None)
-
-
-def _role_tags(role: MotoRole) -> dict[str, str]:
-    # moto has had a list of tags since 5.1, and a dict of them before.
-    tags: Any = role.tags
-    return {tag["Key"]: tag["Value"] for tag in (tags.values() if isinstance(tags, dict) else tags)}
-
-
-def _policies(entity: Any) -> tuple[Policy, ...]:
-    """Return the identity policies of a role, a user, or a group."""
-    inline = [Policy(document) for document in entity.policies.values()]
-    return (*inline, *(_default_version(policy) for policy in entity.managed_policies.values()))
-
-
-def _default_version(policy: Any) -> Policy:
-    document = next(version.document for version in policy.versions if version.is_default)
-    return Policy(document, policy.arn)
-
-
-def _managed_policies(owner_arn: str, arns: Iterable[str]) -> tuple[Policy, ...] | None:
-    """Return managed policies, or None if moto doesn't have one. By default, it has none of AWS's own."""
-    policies = _iam(owner_arn).managed_policies
-    arns = list(arns)
-    return tuple(_default_version(policies[arn]) for arn in arns) if all(arn in policies for arn in arns) else None
-
-
 def _user(response: Any, access_key: str) -> tuple[Caller, Permissions]:
     backend = iam_backends[response.current_account][response.partition]
     user: Any = backend.get_user_from_access_key_id(access_key)
     groups = backend.get_groups_for_user(user.name)
     tags = {tag["Key"]: tag["Value"] for tag in backend.list_user_tags(user.name)}
     caller = Caller(arn=user.arn, principal_arn=user.arn, tags=tags)
-    return caller, Permissions(identity=tuple(policy for entity in (user, *groups) for policy in _policies(entity)))
+    return caller, Permissions(
+        identity=tuple(policy for entity in (user, *groups) for policy in identity_policies(entity))
+    )
 
 
 def _values(backends: Any) -> list[Any]:
