@@ -418,7 +418,7 @@ CASES: list[tuple[str, Callable[[Laptop], None], str | None, str | None, list[st
         "mfa",
         [
             "profile 'mfa' needs an MFA code for arn:aws:iam::111111111111:mfa/jane, and there is no terminal",
-            "aws configure export-credentials --profile mfa --format env",
+            "aws configure export-credentials --format env --profile mfa",
         ],
     ),
     (

@@ -245,8 +245,8 @@ def _load_problem(error: Exception, text: str, caller: Caller) -> _Problem:
             f"{caller.profile} needs an MFA code for {serial}, and there is no terminal to ask in",
             # boto3 ignores the variables if the code passes profile_name.
             "Run it in a terminal, or don't pass profile_name, and set the variables that this command prints in a "
-            "terminal: aws configure export-credentials "
-            f"--profile {shlex.quote(str(caller.profile_name))} --format env",
+            "terminal: aws configure export-credentials --format env --profile "
+            f"{shlex.quote(str(caller.profile_name))}",
         )
     is_of_login = type(error).__name__.startswith("Login")  # Classes that botocore has since 1.41.
     if is_of_login or isinstance(error, botocore_exceptions.SSOError | botocore_exceptions.TokenRetrievalError):
