@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -18,14 +19,31 @@ from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import botocore.session
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.credentials import CredentialProvider, CredentialResolver, Credentials
+from botocore.exceptions import ClientError, CredentialRetrievalError, EndpointConnectionError
 from conftest import ROLE, Clock, FakeSTS, outage, refusal
+from scripted_sts import ScriptedSTS
 
-from xacct_lambda import _fan_out, assume_role, assumed_session, assumed_sessions, cache_clear, for_each_account
+from xacct_lambda import (
+    _fan_out,
+    _sessions,
+    assume_role,
+    assumed_session,
+    assumed_sessions,
+    cache_clear,
+    for_each_account,
+)
 from xacct_lambda._invocation import current_context
-from xacct_lambda.exceptions import AssumeRoleError, ConfigurationError, PartialFailureError, STSUnavailableError
+from xacct_lambda.exceptions import (
+    AssumeRoleError,
+    CallerCredentialsError,
+    ConfigurationError,
+    PartialFailureError,
+    STSUnavailableError,
+)
 
 pytestmark = pytest.mark.usefixtures("_sts_is_fake")
 
@@ -89,6 +107,60 @@ def test_roles_are_assumed_at_the_same_time(sts: PickySTS) -> None:
     sts.during = lambda: all_at_once.wait() and None
 
     assert len(assumed_sessions(ROLES, max_workers=20)) == 20
+
+
+class CountingProvider(CredentialProvider):  # type: ignore[misc]
+    """Counts how often botocore loads its credentials."""
+
+    METHOD = "counting"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+
+    def load(self) -> Credentials:
+        self.loads += 1
+        loads = self.loads
+        # Let the other threads of the loop come here too.
+        time.sleep(0.05)
+        return Credentials(f"AKIA{loads}", "secret", method=self.METHOD)
+
+
+def source_with(provider: CredentialProvider) -> boto3.Session:
+    botocore_session = botocore.session.Session()
+    botocore_session.register_component("credential_provider", CredentialResolver([provider]))
+    return boto3.Session(botocore_session=botocore_session, region_name="eu-west-1")
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_source_session_loads_its_credentials_once(
+    server: ScriptedSTS, monkeypatch: pytest.MonkeyPatch, is_default: bool
+) -> None:
+    """A ``credential_process`` runs once for all roles, also if the roles are assumed at the same time."""
+    monkeypatch.setattr(_sessions, "default_cache", _sessions.new_cache())
+    provider = CountingProvider()
+    source = source_with(provider)
+    if is_default:
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", source)
+    options: dict[str, Any] = {} if is_default else {"source_session": source}
+
+    assert list(assumed_sessions(ROLES[:8], **options)) == ROLES[:8]
+    assert provider.loads == 1
+    assert len(server.calls) == 8
+
+
+def test_each_role_reports_a_source_session_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the source session can't load its credentials, the error of each role tells you so."""
+
+    class BrokenProvider(CountingProvider):
+        def load(self) -> Credentials:
+            raise CredentialRetrievalError(provider="custom-process", error_msg="no")
+
+    monkeypatch.setattr(_sessions, "default_cache", _sessions.new_cache())
+    source = source_with(BrokenProvider())
+    outcomes = assumed_sessions(ROLES[:2], source_session=source, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes.values()] == [CallerCredentialsError] * 2
 
 
 def test_the_number_of_threads_is_bounded() -> None:

@@ -9,11 +9,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, Unpack, overload
 
 import boto3
 from botocore.config import Config
 
+from xacct_lambda import _sessions
 from xacct_lambda._allowed_roles import AllowedRoles
 from xacct_lambda._errors import deadline_error, unavailable
 from xacct_lambda._invocation import current_context, in_trace, lambda_context, remaining_seconds
@@ -264,6 +266,7 @@ class _Loop:
         try:
             # Each thread sees the invocation, and the context variables of tracing libraries.
             self._context = contextvars.copy_context()
+            self._find_caller_credentials()
             self._start(max_workers or default_workers())
             for outcome in iter(self._outcomes.get, None):
                 if outcome.error is not None and not isinstance(outcome.error, Exception):
@@ -292,6 +295,16 @@ class _Loop:
             label = key if isinstance(key, str) else " in ".join(key)
             status = "done" if outcome.error is None else "failed"
             _logger.debug("%s %s (%d of %d)", label, status, finished, sum(map(len, self._keys.values())))
+
+    def _find_caller_credentials(self) -> None:
+        """Have the source session find its credentials before the threads start.
+
+        boto3 has no lock for this. Each thread would start the ``credential_process`` or ask for an MFA code.
+        """
+        # If the source session can't find any, each role fails with its own diagnosis.
+        with suppress(Exception):
+            source = self._options.get("source_session")
+            (_sessions.default_cache.default_source() if source is None else source).get_credentials()
 
     def _start(self, max_workers: int) -> None:
         """Start the threads. If Python can start only some, they do all the work. Without any, all tasks fail."""
