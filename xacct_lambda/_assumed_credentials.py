@@ -152,7 +152,7 @@ class AssumedRoleCredentials(Credentials):
     def _explain_rejection(
         self, http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any
     ) -> None:
-        """Add advice to the text of a service's answer, of which botocore then makes the error."""
+        """Add advice to the text of a service's answer, before botocore raises it as an error."""
         # STS's refusal of a further role has its own diagnosis.
         if http_response.status_code < HTTPStatus.BAD_REQUEST or model.name == "AssumeRole":
             return

@@ -133,7 +133,7 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 
 def identify_caller(source: boto3.Session | None, error: BaseException) -> Caller:
-    """Return where the caller's credentials come from, as far as the error and the configuration tell."""
+    """Return the source of the caller's credentials, according to the error and the configuration."""
     if source is None:
         return Caller(_provider_of(error))
     credentials = _loaded_credentials(source)

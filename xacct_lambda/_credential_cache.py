@@ -1,4 +1,4 @@
-"""The credential cache: when to refresh, who waits for STS and how long, and what a failure means.
+"""The credential cache: when to refresh, which requests wait for STS and how long, and the handling of failures.
 
 A request waits for STS only if it can't use valid cached credentials. Only the cache decides how long credentials are
 valid. botocore's refresh windows don't apply: they are fixed at 15 and 10 minutes, so a 900-second session would
@@ -413,7 +413,7 @@ class CredentialCache:
                 problem = "no thread could be started"
                 self._finish(key, entry, attempt, unavailable(key.request.role_arn, "NoThread", problem))
         except BaseException as error:
-            # A signal handler raised. If the attempt does not run in another thread, nobody else ends it.
+            # A signal handler raised. If no other thread runs the attempt, this thread must end it.
             # The first test also keeps a thread that has not begun from making the call.
             is_own = attempt.claim_run() or attempt.thread in {None, threading.get_ident()}
             if is_own and not attempt.done.is_set:
@@ -606,7 +606,7 @@ class CredentialCache:
         return CredentialCounts(self._hits.value, self._misses.value, self._sts.calls, self._failures.value, valid)
 
     def _advance(self) -> float:
-        """Return the time. If the clock was set back, drop everything: nobody knows how long the credentials last."""
+        """Return the time. If the clock was set back, drop everything: the expiry of credentials is uncertain."""
         # Read in this order. Otherwise a thread that is suspended between the two could see a step back of the clock.
         latest = self._latest
         now = self.clock()
@@ -621,7 +621,7 @@ class CredentialCache:
 def _source_of(key: CredentialKey) -> boto3.Session:
     source = key.source
     if source is None:
-        # AssumedRoleCredentials keeps its source session alive, so this is a key that somebody else made.
+        # AssumedRoleCredentials keeps its source session alive, so the key is from other code.
         raise ReferenceError("the source session of the key was garbage-collected")
     return source
 

@@ -299,7 +299,7 @@ def _wrap(handler: Callable[..., Any], injector: _Injector) -> Callable[..., Any
 
 
 def _caller(handler: Callable[..., Any], injector: _Injector, signature: inspect.Signature) -> Callable[..., Any]:
-    """Return a function that calls the handler with what is injected, in its invocation."""
+    """Return a function that calls the handler with the injected arguments, in its invocation."""
     inject = injector.inject
 
     def call(*args: Any, **kwargs: Any) -> Any:

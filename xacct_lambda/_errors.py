@@ -249,7 +249,7 @@ def _no_call(error: BotoCoreError, request: AssumeRoleRequest) -> Translated:
 
 
 def unavailable(role_arn: str, code: str, problem: str, message: str | None = None) -> STSUnavailableError:
-    """Return the error for a call that STS did not answer, or that was not made."""
+    """Return the error for a call that STS didn't answer, or that the library couldn't make."""
     response = {"Error": {"Code": code, "Message": problem}}
     return STSUnavailableError(message or f"{role_arn}: {problem}", role_arn=role_arn, response=response)
 

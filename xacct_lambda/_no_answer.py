@@ -62,7 +62,7 @@ def explain(  # noqa: PLR0913 - the evidence
             "function more memory, which adds CPU, or assume fewer roles at once."
         )
     advice = _advice(endpoint_url, region_name)
-    # On AWS, STS is milliseconds away, so longer timeouts only make the error later.
+    # On AWS, STS answers within milliseconds, so longer timeouts only delay the error.
     if code in _TIMEOUTS and not _is_on_aws():
         advice += " On a slow line, allow more time: sts_config=Config(connect_timeout=5, read_timeout=10)."
     return f"{problem}. {advice}"

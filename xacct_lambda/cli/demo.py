@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @assume_role(_TARGET_ROLE, clients=["s3"])
 def lambda_handler(event: dict[str, str], context: object, *, s3: Any) -> list[str]:
-    """Do what the README's handler does."""
+    """List the bucket, like the README's handler."""
     listing = s3.list_objects_v2(Bucket=event["bucket"])
     return [item["Key"] for item in listing.get("Contents", [])]
 

@@ -110,7 +110,7 @@ class Verdict(NamedTuple):
 
 
 def judge(policies: Iterable[Policy], call: Call, *, kind: PolicyKind) -> Verdict:
-    """Return what the statements of identity policies, or of one trust policy, say about a call."""
+    """Return the verdict of identity policies, or of one trust policy, on a call."""
     allowed = by_name = False
     denials: list[str] = []
     failures: list[str] = []

@@ -121,7 +121,7 @@ class Accounts:
             updates_trust(backend, role_name, policy_document)
 
         def send(session: Any, request: Any) -> Any:
-            # A client made before moto was imported has no hook of moto's: its requests would leave for AWS.
+            # A client from before moto's import doesn't have moto's hook: its requests would go to AWS.
             return botocore_stubber("before-send", request) or sends(session, request)
 
         with ExitStack() as stack:
@@ -162,11 +162,11 @@ class Accounts:
             return access_key
         if access_key.startswith(_ISSUED_PREFIX):
             raise _Answer(response, _unknown(response))
-        # Made-up keys, of a client made before this AWS came up: moto would answer as its default account.
+        # Made-up keys of a client from before this AWS: moto would answer as its default account.
         return _FUNCTION_KEY
 
     def _assume_role(self, response: Any) -> SessionAttributes:
-        """Decide about a call, and return what the new session keeps of it."""
+        """Decide about a call, and return the tags and the source identity of the new session."""
         if self._faults.is_unavailable:
             raise _no_answer()
         if self._faults.throttled:
@@ -314,7 +314,7 @@ def _parameters(query: dict[str, list[str]]) -> AssumeRoleParameters:
 
 
 def _no_answer() -> Exception:
-    """Return what a caller sees of a service that it cannot reach: no connection, or over moto's server a 503."""
+    """Return the error of an unreachable service: no connection, or status 503 over moto's server."""
     flask = sys.modules.get("flask")
     if flask is not None and flask.has_request_context():
         return RefusedError("ServiceUnavailable", "Service Unavailable", "STS is unavailable", status=503)
@@ -322,7 +322,7 @@ def _no_answer() -> Exception:
 
 
 class _Answer(HTTPException):
-    """An error in the format of the service that was called. moto passes it on as it is."""
+    """An error in the format of the service that was called. moto returns it unchanged."""
 
     def __init__(self, response: Any, error: RefusedError) -> None:
         fields = f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
