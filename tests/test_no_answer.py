@@ -70,6 +70,7 @@ def test_slow_line(error):
     assert option in message(error, {"AWS_ENDPOINT_URL": IRELAND})
     assert option not in message(error, ON_LAMBDA)
     assert option not in message(ConnectionClosedError(endpoint_url=IRELAND))
+    assert option in str(_errors.no_answer_in_time(REQUEST, boto3.Session(region_name="eu-west-1"), 2.5))
 
 
 @pytest.mark.parametrize(

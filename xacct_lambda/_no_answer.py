@@ -25,7 +25,7 @@ _AWS_VARIABLES: Final = (
     "ECS_CONTAINER_METADATA_URI_V4",
 )
 _NOT_STS: Final = "ResponseParserError"
-_TIMEOUTS: Final = frozenset({"ConnectTimeoutError", "ReadTimeoutError"})
+_TIMEOUTS: Final = frozenset({"ConnectTimeoutError", "NoAnswerInTime", "ReadTimeoutError"})
 _INTERMEDIATE_ERRORS: Final = frozenset({"ProxyConnectionError", "SSLError"})
 
 
