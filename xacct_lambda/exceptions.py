@@ -186,7 +186,7 @@ class PartialFailureError(XacctLambdaError):
     failures: Mapping[Any, Exception]
     """The exception of each role that failed."""
     results: Mapping[Any, Any]
-    """The results of the other roles: their sessions, or the return values of the function. A pickled error doesn't
+    """The sessions of the other roles, or the function's return values for them. A pickled error doesn't
     contain them, because sessions can't be pickled."""
 
     def __init__(self, failures: Mapping[Any, Exception], results: Mapping[Any, Any]) -> None:
