@@ -379,6 +379,31 @@ def test_a_trickled_answer_is_aborted(server: ScriptedSTS) -> None:
     assert [report.error_code for report in calls.reports] == ["ResponseParserError"] or calls.reports
 
 
+def test_an_abort_before_there_is_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that is given up while it waits for DNS has no socket to shut down. That fails no request."""
+    release = threading.Event()
+
+    def resolve(*_args: Any, **_options: Any) -> Any:
+        release.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    sts, calls = STS(), Calls()
+
+    def assume_role() -> None:
+        with pytest.raises(STSUnavailableError):
+            sts.assume_role(boto3.Session(), REQUEST, None, calls=calls)
+
+    thread = threading.Thread(target=assume_role)
+    thread.start()
+    until(lambda: bool(calls.connections))
+    calls.abort()
+    release.set()
+    thread.join()
+
+    assert sts.calls == 1
+
+
 def test_an_abort_ends_no_other_request(server: ScriptedSTS) -> None:
     """When the answer is read, the connection is free for other roles, and an abort doesn't shut it down."""
     source, sts, calls = boto3.Session(), STS(), Calls()

@@ -56,7 +56,8 @@ def connections_used(connections: list[Any]) -> Iterator[None]:
 
 def abort_connection(connection: Any) -> None:
     """End whatever is in flight on a connection of urllib3, from another thread. Its read fails at once."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
+    # TypeError: there is no socket yet, because the connection waits for DNS or for the server to accept it.
+    with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
         # Not the TLS socket's own shutdown(), which would wait for the thread that reads.
         socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
