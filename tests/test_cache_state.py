@@ -236,3 +236,33 @@ def test_events(sts: FakeSTS, clock: Clock) -> None:
         ("rejection", OTHER_ROLE, "ExpiredToken"),
         ("eviction", OTHER_ROLE, None),
     ]
+
+
+def test_connections_are_dropped_once_for_each_idle_minute(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """Each call of STS counts as use of the connections, so that a second call soon after it keeps them."""
+    clock.advance(61)
+    cache.get(KEY)
+    clock.advance(30)
+    cache.get(key_for(role_arn=OTHER_ROLE))
+
+    assert sts.dropped == 1
+
+
+def test_claims_of_earlier_attempts_are_forgotten(cache: CredentialCache, clock: Clock) -> None:
+    """An entry references no attempt but the latest one, whose result contains credentials."""
+    for _ in range(5):
+        cache.get(KEY)
+        clock.advance(HOUR)
+
+    assert list(cache._entries[KEY]._claims) == [5]
+
+
+def test_an_entry_before_its_first_attempt_keeps_its_place(sts: FakeSTS, clock: Clock) -> None:
+    """A role whose first attempt is about to start is not evicted before others that were used earlier."""
+    cache = CredentialCache(sts, clock=clock, max_roles=2)
+    cache.get(KEY)
+    entry = cache._entry(key_for(role_arn=OTHER_ROLE))
+    cache.get(key_for(role_arn=f"{OTHER_ROLE}-2"))
+
+    assert cache._entries[key_for(role_arn=OTHER_ROLE)] is entry
+    assert KEY not in cache._entries

@@ -752,3 +752,17 @@ def test_log_levels_are_those_of_the_module(cache: CredentialCache, caplog: pyte
     cache.get(KEY)
 
     assert caplog.messages == []
+
+
+def test_freezes_are_believed_once_in_all(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """If every attempt fails after a freeze, the second failure is raised."""
+    sts.failure = outage()
+
+    def freeze() -> None:
+        assert sts.calls < 3
+        clock.advance(HOUR)
+
+    sts.during = freeze
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY)
+    assert sts.calls == 2
