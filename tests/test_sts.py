@@ -11,6 +11,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
@@ -420,6 +421,48 @@ def test_an_abort_ends_no_other_request(server: ScriptedSTS) -> None:
 
     assert connections == [0, 0] * 2
     assert server.connections == 1
+
+
+class SlowSession(boto3.Session):
+    """Counts log-ins, and how many are made at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_ins = 0
+        self.most = 0
+        self.current = 0
+
+    def get_credentials(self) -> Any:
+        self.current += 1
+        self.most = max(self.most, self.current)
+        time.sleep(0.002)
+        self.log_ins += 1
+        self.current -= 1
+        return super().get_credentials()
+
+
+def test_one_log_in_at_a_time(sts: STS) -> None:
+    """Many roles of one source session load its credentials one after the other: one prompt, not one for each role."""
+    source = SlowSession()
+    threads = [threading.Thread(target=sts.load_caller_credentials, args=(source, REQUEST)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (source.log_ins, source.most) == (8, 1)
+
+
+def test_a_log_in_that_hangs_does_not_block_other_roles(sts: STS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while another role of the same source session logs in by itself."""
+    monkeypatch.setattr("xacct_lambda._sts._LOGIN_LIMIT", 0.01)
+    source = SlowSession()
+    sts._logins[id(source)] = threading.Lock()
+    sts._logins[id(source)].acquire()
+
+    sts.load_caller_credentials(source, REQUEST)
+
+    assert source.log_ins == 1
 
 
 def test_connections_that_were_idle_for_a_minute_are_not_used_again(server: ScriptedSTS) -> None:

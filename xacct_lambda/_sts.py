@@ -30,6 +30,8 @@ _ATTEMPT_TIMEOUT: Final = 1.0
 _MAX_REQUESTS: Final = 2
 _RETRY_DELAY: Final = (0.05, 0.25)
 _MAX_STS_CLIENTS: Final = 16
+_LOGIN_LIMIT: Final = 10
+"""Seconds for which an attempt waits for the log-in that another attempt has started."""
 _MAX_BOTOCORE_DELAY: Final = 20
 """Longest delay between two requests, in seconds, if botocore retries."""
 _MAX_TIMEOUT: Final = 600
@@ -118,17 +120,28 @@ class STS:
         self._jitter = jitter
         self._lock = threading.RLock()
         self._clients: LRUCache[Hashable, _Client] = LRUCache(_MAX_STS_CLIENTS)
+        self._logins: LRUCache[int, threading.Lock] = LRUCache(_MAX_STS_CLIENTS)
         self.calls = 0
 
-    @staticmethod
-    def load_caller_credentials(source: boto3.Session, request: AssumeRoleRequest) -> None:
+    def load_caller_credentials(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
         """Load or refresh the caller's own credentials, which may take as long as a log-in in a browser.
+
+        One thread at a time does it for one source session. boto3 has no lock for this, so many roles at once would run
+        ``credential_process`` many times, or ask for the MFA code many times.
 
         Raises:
             CallerCredentialsError: The source session has none, or can't load them.
             XacctLambdaError: The source session is an assumed one, and its own role can't be assumed.
         """
-        load_caller_credentials(source, request)
+        with self._lock:
+            login = self._logins.setdefault(id(source), threading.Lock())
+        # A log-in that hangs must not block the other roles of its source session.
+        is_first = login.acquire(timeout=_LOGIN_LIMIT)
+        try:
+            load_caller_credentials(source, request)
+        finally:
+            if is_first:
+                login.release()
 
     def assume_role(
         self,
@@ -188,6 +201,7 @@ class STS:
         """Drop the clients with their connections, which can't be used after a fork or in a restored snapshot."""
         self._lock = threading.RLock()
         self._clients = LRUCache(_MAX_STS_CLIENTS)
+        self._logins = LRUCache(_MAX_STS_CLIENTS)
 
     def _client(self, source: boto3.Session, config: Config) -> Any:
         # By identity, because a Session subclass may define its own equality.
