@@ -323,3 +323,20 @@ def test_a_body_is_sent_again_from_where_it_started(
 ) -> None:
     """botocore rewinds a body to its beginning. If the body did not start there, the service's error is raised."""
     assert Answer(credentials, body=body).with_code("ExpiredToken") == delay
+
+
+@pytest.mark.parametrize(("milliseconds", "delay"), [(1250, None), (1300, 1.0)])
+def test_a_delay_that_ends_with_the_invocation(cache: CredentialCache, milliseconds: int, delay: float | None) -> None:
+    """A request is sent again only if the invocation has time left after the delay."""
+    credentials = AssumedRoleCredentials(cache, SOURCE, KEY.request)
+    credentials.get_frozen_credentials()
+    token = current_context.set(Context(milliseconds))
+    try:
+        assert Answer(credentials).with_code("InvalidToken") == delay
+    finally:
+        current_context.reset(token)
+
+
+def test_a_head_with_another_status(credentials: AssumedRoleCredentials) -> None:
+    """Only status 400 of a HEAD means rejected credentials."""
+    assert Answer(credentials, method="HEAD").with_code("400", status=403) is None

@@ -395,3 +395,15 @@ def test_a_rejected_set_gives_way_to_any_other(cache: CredentialCache, sts: Fake
 
     assert cache.get(KEY).access_key == "ASIA2"
     assert cache.get(KEY).access_key == "ASIA2"
+
+
+def test_an_answer_that_is_shorter_before_the_window_is_no_failure(
+    cache: CredentialCache, sts: FakeSTS, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a caller needs a longer lifetime and STS issues a shorter one, the cached set needs no refresh."""
+    cache.get(KEY)
+    sts.lifetime = 1800
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY, min_ttl_seconds=HOUR)
+
+    assert (cache.counts().failures, caplog.messages) == (0, [])

@@ -288,10 +288,9 @@ def no_thread(_task: Callable[[], None]) -> None:
     raise RuntimeError("can't start new thread")
 
 
-@pytest.mark.parametrize("start", [run, no_thread])
-@pytest.mark.parametrize("age", [None, HOUR - 600], ids=["cold", "advisory"])
-def test_interrupts_at_each_bytecode(clock: Clock, start: Callable[[Any], None], age: float | None) -> None:
-    """Wherever interrupts end two requests in a row, the role recovers, and no attempt counts as stuck."""
+def interrupts_at_each_bytecode(start: Callable[[Any], None], age: float | None) -> int:
+    """Interrupt two requests at the first, second, ... bytecode. Return the number of bytecodes."""
+    clock = Clock()
     number = 0
     was_interrupted = True
     while was_interrupted:
@@ -317,7 +316,17 @@ def test_interrupts_at_each_bytecode(clock: Clock, start: Callable[[Any], None],
             assert isinstance(cache.get(KEY), FrozenCredentials)
         assert not any(not attempt.done.is_set for attempt in cache._entries[KEY].stuck)
 
-    assert number > 300
+    return number
+
+
+@pytest.mark.parametrize("start", [run, no_thread])
+@pytest.mark.parametrize("age", [None, HOUR - 600], ids=["cold", "advisory"])
+def test_interrupts_at_each_bytecode(start: Callable[[Any], None], age: float | None) -> None:
+    """Wherever interrupts end two requests in a row, the role recovers, and no attempt counts as stuck."""
+    # In another thread. An exception at the bytecode that ends an except block leaves the thread with the exception
+    # of that block, which would become the context of each later exception.
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(interrupts_at_each_bytecode, start, age).result() > 300
 
 
 def test_an_attempt_that_was_not_launched(

@@ -84,7 +84,7 @@ class _PoolMixin:
         return connection
 
     def _put_conn(self, conn: Any) -> None:
-        # Before another role can take it. An abort of this request must not end the other role's.
+        # Remove it before another role can use it. An abort of this attempt must not end a request of that role.
         used = _used_connections.get()
         if used is not None and conn in used:
             used.remove(conn)
