@@ -365,3 +365,26 @@ def test_a_thread_that_starts_after_the_interrupt(sts: FakeSTS, clock: Clock) ->
     cache._start_thread = run
 
     assert cache.get(KEY).access_key == "ASIA1"
+
+
+def test_credentials_that_expire_while_a_request_waits(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
+    """If the cached credentials expire while a request waits for a refresh that fails, the request makes an attempt."""
+    cache.get(KEY)
+    clock.advance(HOUR - 30)
+
+    def expire() -> None:
+        clock.advance(31)
+        sts.failure, sts.during = outage(), lambda: None
+
+    sts.during = expire
+
+    with pytest.raises(STSUnavailableError):
+        cache.get(KEY)
+    assert sts.calls == 3
+
+
+def test_credentials_that_arrive_before_a_failure_are_used(cache: CredentialCache) -> None:
+    """If another attempt's credentials are cached when a request's own attempt fails, the request uses them."""
+    cache.get(KEY)
+
+    assert cache._cached_or_raise(outage(), cache._entries[KEY], 0).access_key == "ASIA1"

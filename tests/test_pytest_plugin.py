@@ -10,7 +10,7 @@ import boto3
 import pytest
 from conftest import RunSuite
 
-from xacct_lambda import pytest_plugin
+from xacct_lambda import instrumentation, pytest_plugin
 
 _CONFTEST = """
     import pytest
@@ -67,6 +67,18 @@ def test_without_the_library_it_lets_a_test_pass(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StopIteration) as stopped:
         around.send("outcome")
     assert stopped.value.value == "outcome"
+
+
+def test_hooks_are_removed_without_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that imports only ``instrumentation`` and sets hooks leaves none to the next test."""
+    monkeypatch.delitem(sys.modules, "xacct_lambda._sessions")
+    around = pytest_plugin.pytest_runtest_protocol()
+    next(around)
+    instrumentation.set_hooks([print])
+
+    with pytest.raises(StopIteration):
+        around.send("outcome")
+    assert instrumentation.get_hooks() == ()
 
 
 def test_a_test_that_imports_the_library_removes_its_hooks(suite: pytest.Pytester) -> None:

@@ -46,7 +46,7 @@ from scripted_sts import (
 
 from xacct_lambda import _sessions, assumed_session, cache_info
 from xacct_lambda._attempts import Latch
-from xacct_lambda._errors import translate_error
+from xacct_lambda._errors import translate_error, without_frames
 from xacct_lambda._invocation import current_context, remaining_seconds, start_thread
 from xacct_lambda._request import assume_role_request
 from xacct_lambda._sts import _RETRY_DELAY, DEFAULT_CONFIG, STS, Calls, config_key, new_client
@@ -587,6 +587,14 @@ def test_where_botocore_goes_to_the_global_endpoint() -> None:
         call("sts", config=DEFAULT_CONFIG),
         call("sts", config=DEFAULT_CONFIG, endpoint_url=regional),
     ]
+
+
+def test_an_error_that_nobody_raised_gets_no_note() -> None:
+    """The note on an attempt's error names the place that raised it, and is left out if there is none."""
+    error = ValueError("from elsewhere")
+
+    assert without_frames(error) is error
+    assert not hasattr(error, "__notes__")
 
 
 @pytest.mark.usefixtures("_real_time_limits")
