@@ -56,7 +56,7 @@ def connections_used(connections: list[Any]) -> Iterator[None]:
 
 def abort_connection(connection: Any) -> None:
     """End whatever is in flight on a connection of urllib3, from another thread. Its read fails at once."""
-    # TypeError: there is no socket yet, because the connection waits for DNS or for the server to accept it.
+    # A connection that waits for DNS or for the server has no socket yet, which causes the TypeError.
     with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
         # Not the TLS socket's own shutdown(), which would wait for the thread that reads.
         socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
