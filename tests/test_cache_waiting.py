@@ -217,6 +217,24 @@ def test_an_attempt_past_its_limit_is_overtaken(
     assert (len(hung), sts.calls, stuck_cache.counts().failures) == (1, 1, 1)
 
 
+def test_a_late_answer_serves_a_request_whose_own_attempt_fails(
+    stuck_cache: CredentialCache, sts: FakeSTS, hung: list[Callable[[], None]]
+) -> None:
+    """If an overtaken attempt gets credentials while the next attempt fails, the request is served."""
+    with pytest.raises(CallerCredentialsError):
+        stuck_cache.get(KEY)
+
+    def answer_late() -> None:
+        if hung:
+            hung.pop()()
+            sts.failure = outage()
+
+    sts.during = answer_late
+    stuck_cache._start_thread = lambda task: task()
+
+    assert stuck_cache.get(KEY).access_key == "ASIA2"
+
+
 def test_at_most_two_attempts_are_stuck(
     stuck_cache: CredentialCache, sts: FakeSTS, clock: Clock, hung: list[Callable[[], None]]
 ) -> None:

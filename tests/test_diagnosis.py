@@ -704,3 +704,10 @@ def test_codes_of_the_library_are_documented():
     for page in ("exceptions.md", "troubleshooting.md"):
         text = (MESSAGES.parent / page).read_text(encoding="utf-8")
         assert [code for code in codes if f"| `{code}` |" not in text] == []
+
+
+def test_an_error_without_frames_gets_no_note():
+    """An error that was never raised keeps its text as it is."""
+    error = _errors.without_frames(LookupError("a hook's own"))
+
+    assert not hasattr(error, "__notes__")

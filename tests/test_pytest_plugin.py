@@ -254,3 +254,14 @@ class TestFixtures:
     def test_lambda_context_alone(self, lambda_context):
         """Alone, the context is that of a function in account 111111111111."""
         assert lambda_context.account_id == "111111111111"
+
+
+def test_hooks_of_a_test_that_imports_the_library_are_removed() -> None:
+    """A test that imports the library and sets hooks leaves no hook to the next one."""
+    from xacct_lambda import instrumentation, pytest_plugin  # noqa: PLC0415 - the plugin must not need the library
+
+    instrumentation.set_hooks([print])
+    pytest_plugin._restore_hooks(())
+    assert instrumentation.get_hooks() == ()
+    pytest_plugin._restore_hooks(())
+    assert instrumentation.get_hooks() == ()

@@ -31,13 +31,17 @@ def pytest_runtest_protocol() -> Generator[None, Any, Any]:
         try:
             return (yield)
         finally:
-            # The test may have imported the library, and set hooks.
-            if _hooks() != hooks:
-                sys.modules["xacct_lambda.instrumentation"].set_hooks(hooks)
+            _restore_hooks(hooks)
     from xacct_lambda.testing import isolated_cache  # noqa: PLC0415 - costs what the library costs
 
     with isolated_cache():
         return (yield)
+
+
+def _restore_hooks(hooks: Any) -> None:
+    # The test may have imported the library, and set hooks.
+    if _hooks() != hooks:
+        sys.modules["xacct_lambda.instrumentation"].set_hooks(hooks)
 
 
 def _hooks() -> tuple[Any, ...]:
