@@ -23,8 +23,9 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def test_the_readme_begins_with_code() -> None:
-    """Python stands by line ten of the README, in eight lines."""
+    """The README has 120 lines at most, and Python by line ten, in eight lines."""
     assert "```python" in README.splitlines()[:5]
+    assert len(README.splitlines()) <= 120
     assert len(blocks(README, "python")[0].splitlines()) <= 8
 
 
