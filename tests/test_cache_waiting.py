@@ -682,11 +682,24 @@ def test_a_log_in_that_takes_longer_than_the_invocation(cache: CredentialCache, 
     """On Lambda the remaining time is the limit of a log-in. The error blames the caller's credentials."""
     release = threading.Event()
     sts.loading = lambda: until(release.is_set)
+    sts.max_wait = 0.05
     in_time(310)
 
     with pytest.raises(CallerCredentialsError, match=r"own credentials did not load in 0\.06 s"):
         cache.get(KEY)
     release.set()
+
+
+def test_a_log_in_at_the_end_of_the_invocation(cache: CredentialCache, sts: FakeSTS, in_time: InTime) -> None:
+    """If the invocation has less time left than STS may take, the error blames neither the log-in nor STS."""
+    release = threading.Event()
+    sts.loading = lambda: until(release.is_set)
+    in_time(310)
+
+    with pytest.raises(STSUnavailableError) as caught:
+        cache.get(KEY)
+    release.set()
+    assert caught.value.code == "NoTimeLeft"
 
 
 def test_a_log_in_that_hangs_is_not_joined_for_ever(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:

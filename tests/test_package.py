@@ -245,7 +245,7 @@ def test_an_issue_form_is_complete(form: str) -> None:
 def test_the_whole_path_is_mutated() -> None:
     """Mutation testing changes every module of the path of a call, and runs the tests of each module."""
     mutmut = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["mutmut"]
-    mutated = {path.stem for pattern in mutmut["only_mutate"] for path in PROJECT.glob(pattern)}
+    mutated = {path.stem for pattern in mutmut["only_mutate"] for path in PACKAGE.parent.glob(pattern)}
 
     assert mutated == set(PATH[1:])
     tests = set(mutmut["pytest_add_cli_args_test_selection"])

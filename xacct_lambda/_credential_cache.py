@@ -363,6 +363,9 @@ class CredentialCache:
         is_loaded = self._wait(attempt.caller_loaded, attempt.limit, left)
         if not is_loaded and attempt.thread is not None:
             is_loaded = self._wait(attempt.caller_loaded, None, remaining_seconds())
+        if not is_loaded and left is not None and left < attempt.limit:
+            # The wait was too short to blame anybody.
+            raise deadline_error(key.request.role_arn)
         if not is_loaded:
             raise caller_timeout_error(key.source, key.request, attempt.limit if left is None else left)
         left = remaining_seconds()
