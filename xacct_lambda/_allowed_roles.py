@@ -10,7 +10,7 @@ from xacct_lambda._request import role_arn_parts
 from xacct_lambda.exceptions import ConfigurationError
 
 # Partition and account must be literal. Otherwise the sender of an event could choose his own account.
-_PATTERN: Final = re.compile(r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/)((?!.*\*{3})[!->@-~]+)")
+_PATTERN: Final = r"(arn:aws[a-z-]*:iam::[0-9]{12}:role/)((?!.*\*{3})[!->@-~]+)"
 
 
 class AllowedRoles:
@@ -46,7 +46,7 @@ def _parse_patterns(patterns: Iterable[str]) -> list[tuple[str, ...]]:
 
 def _parts(pattern: str) -> tuple[str, ...]:
     """Return the pattern's literal parts and, between them, its wildcards."""
-    match = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
+    match = re.fullmatch(_PATTERN, pattern) if isinstance(pattern, str) else None
     if match is None:
         raise ConfigurationError(
             "allowed_roles",

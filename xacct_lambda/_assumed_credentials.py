@@ -39,7 +39,7 @@ _UNKNOWN_CODES: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
-_ACCESS_KEY: Final = re.compile(r"(?:Credential=|^AWS )([^/:,\s]+)")
+_ACCESS_KEY: Final = r"(?:Credential=|^AWS )([^/:,\s]+)"
 
 
 class AssumedRoleCredentials(Credentials):
@@ -128,7 +128,7 @@ class AssumedRoleCredentials(Credentials):
     @staticmethod
     def _record_access_key(request: Any, **_: Any) -> None:
         # This handler is the last one of its event, so botocore has signed. The header says with which set.
-        if access_key := _ACCESS_KEY.search(str(request.headers.get("Authorization"))):
+        if access_key := re.search(_ACCESS_KEY, str(request.headers.get("Authorization"))):
             request.context["xacct_lambda_access_key"] = access_key[1]
 
     def _retry_rejected(self, response: Any, request_dict: dict[str, Any], **_: Any) -> float | None:

@@ -21,18 +21,17 @@ from xacct_lambda.exceptions import ConfigurationError, XacctLambdaError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_TOKEN: Final = re.compile(
+# Strings, which the re module compiles when they are first used: a cold start without DEBUG logs never uses them.
+_SESSION_HEADER: Final = (
     r"""(?i)((?:x-amz-(?:security|s3session)-token|\bSecurityToken)['"]?\s*[:=]\s*b?['"]?)[^'",\s&]+"""
 )
 
-_CREDENTIAL: Final = re.compile(
-    r"""(?ix)
+_CREDENTIAL: Final = r"""(?ix)
     ((?:secret|session)_?(?:access_?)?(?:key|token)|access_?token|refresh_?token|client_?secret|password|authorization)
     (['"]?\s*[:=]\s*['"]?)
     (?:bearer\s+)?[^'",\s&}]+
     """
-)
-_JWT: Final = re.compile(r"\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}", re.ASCII)
+_JWT: Final = r"(?a)\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}"
 _MAX_TEXT: Final = 500
 """Maximum number of characters that a message quotes of a program's output, which may be pages long."""
 
@@ -47,12 +46,12 @@ def redact_text(text: str, request: AssumeRoleRequest) -> str:
         parts = re.split(r"(arn:\S+)", text)
         parts[::2] = [whole_word.sub("***", part) for part in parts[::2]]
         text = "".join(parts)
-    return _TOKEN.sub(r"\1***", text)
+    return re.sub(_SESSION_HEADER, r"\1***", text)
 
 
 def redact_credentials(text: str) -> str:
     """Return the text of a credential provider, which may quote what a program printed, without keys and tokens."""
-    redacted = _JWT.sub("***", _CREDENTIAL.sub(r"\1\2***", _TOKEN.sub(r"\1***", text)))
+    redacted = re.sub(_JWT, "***", re.sub(_CREDENTIAL, r"\1\2***", re.sub(_SESSION_HEADER, r"\1***", text)))
     line = " ".join(redacted.split())
     return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
@@ -112,7 +111,7 @@ def _redact_log_record(record: logging.LogRecord) -> bool:
     except (TypeError, ValueError):
         # The arguments don't fit the text. logging reports that itself, without raising.
         return True
-    redacted = _TOKEN.sub(r"\1***", message)
+    redacted = re.sub(_SESSION_HEADER, r"\1***", message)
     if redacted != message:
         record.msg, record.args = redacted, ()
     return True

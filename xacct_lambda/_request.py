@@ -24,12 +24,11 @@ _ROLE_ARN: Final = re.compile(
     r"arn:(?P<partition>aws(?:-[a-z]+)*):iam::(?P<account>[0-9]{12}):role/(?P<path>(?:[!-)+->@-~]+/)?)(?P<name>[\w+=,.@-]{1,64})",
     re.ASCII,
 )
-_POLICY_ARN: Final = re.compile(
-    r"arn:aws(?:-[a-z]+)*:iam::(?:[0-9]{12}|aws):policy/(?:[!-~]+/)?[\w+=,.@-]{1,128}", re.ASCII
-)
-_EXTERNAL_ID_CHARACTERS: Final = re.compile(r"[\w+=,.@:/-]*", re.ASCII)
-_NAME_CHARACTERS: Final = re.compile(r"[\w+=,.@-]*", re.ASCII)
-_EXTRA_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9]*", re.ASCII)
+# Strings, which the re module compiles when they are first used: most functions never use these.
+_POLICY_ARN: Final = r"arn:aws(?:-[a-z]+)*:iam::(?:[0-9]{12}|aws):policy/(?:[!-~]+/)?[\w+=,.@-]{1,128}"
+_EXTERNAL_ID_CHARACTERS: Final = r"[\w+=,.@:/-]*"
+_NAME_CHARACTERS: Final = r"[\w+=,.@-]*"
+_EXTRA_NAME: Final = r"[A-Z][A-Za-z0-9]*"
 
 # A value from an event may be megabytes, or nested as deep as the stack. A message shows this much of it.
 _repr: Final = reprlib.Repr()
@@ -230,12 +229,12 @@ def _arn_advice(role_arn: object) -> str:
     return next((advice for applies, advice in mistakes if applies), form)
 
 
-def _checked_name(parameter: str, value: str, characters: re.Pattern[str], *, is_secret: bool = False) -> str:
+def _checked_name(parameter: str, value: str, characters: str, *, is_secret: bool = False) -> str:
     argument, length = STS_NAMES[parameter], LIMITS[parameter]
     _check_string(argument, value)
-    match = characters.fullmatch(value)
+    match = re.fullmatch(characters, value, re.ASCII)
     if match is None or len(match[0]) not in length:
-        rule = f"{length[0]} to {length[-1]} letters, digits, or _{characters.pattern.strip('[]*')[2:]}"
+        rule = f"{length[0]} to {length[-1]} letters, digits, or _{characters.strip('[]*')[2:]}"
         problem = f"must be {rule}" if is_secret else f"{truncated_repr(value)} is invalid: use {rule}"
         raise ConfigurationError(argument, problem)
     return match[0]
@@ -320,7 +319,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _policy_arns(values: Iterable[str]) -> tuple[str, ...]:
     arns = sorted_unique("policy_arns", values)
     for arn in arns:
-        if not _POLICY_ARN.fullmatch(arn):
+        if not re.fullmatch(_POLICY_ARN, arn, re.ASCII):
             raise ConfigurationError(
                 "policy_arns",
                 f"{truncated_repr(arn)} is not the ARN of a managed policy. Write arn:aws:iam::ACCOUNT:policy/NAME",
@@ -397,7 +396,7 @@ def _extra(values: Mapping[str, Any]) -> str:
             raise ConfigurationError("extra", f"{name} is not supported, {MFA_REASON}")
         if name in STS_NAMES:
             raise ConfigurationError("extra", f"{name} has its own argument: pass {STS_NAMES[name]}")
-        if not _EXTRA_NAME.fullmatch(name):
+        if not re.fullmatch(_EXTRA_NAME, name, re.ASCII):
             raise ConfigurationError("extra", f"{truncated_repr(name)} is not the name of an AssumeRole parameter")
     try:
         text = _canonical_json(values)
