@@ -575,7 +575,10 @@ _AT_EXIT = """
     [
         # Some versions of Python start no thread after the main thread's end.
         ("atexit.register(loop)", {"222222222222", "NoThread"}),
-        ("threading.Thread(target=lambda: (MAIN.join(), time.sleep(0.1), loop())).start()", {"222222222222"}),
+        (
+            "threading.Thread(target=lambda: (MAIN.join(), time.sleep(0.1), loop())).start()",
+            {"222222222222", "NoThread"},
+        ),
     ],
     ids=["atexit", "a thread that outlives main"],
 )
