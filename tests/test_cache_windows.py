@@ -290,7 +290,12 @@ def test_a_cut_refresh_is_waited_for_once(
         return True
 
     cache = CredentialCache(
-        sts, clock=clock, jitter=lambda low, _high: low, start_background_thread=background, wait=thawed
+        sts,
+        clock=clock,
+        jitter=lambda low, _high: low,
+        start_thread=lambda task: task(),
+        start_background_thread=background,
+        wait=thawed,
     )
     cut(cache, clock, invoke)
     waits.clear()
