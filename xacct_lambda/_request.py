@@ -24,7 +24,7 @@ _ROLE_ARN: Final = re.compile(
     r"arn:(?P<partition>aws(?:-[a-z]+)*):iam::(?P<account>[0-9]{12}):role/(?P<path>(?:[!-)+->@-~]+/)?)(?P<name>[\w+=,.@-]{1,64})",
     re.ASCII,
 )
-# Strings, which the re module compiles when they are first used: most functions never use these.
+# Strings, because the re module compiles a pattern on its first use, and most functions use none of them.
 _POLICY_ARN: Final = r"arn:aws(?:-[a-z]+)*:iam::(?:[0-9]{12}|aws):policy/(?:[!-~]+/)?[\w+=,.@-]{1,128}"
 _EXTERNAL_ID_CHARACTERS: Final = r"[\w+=,.@:/-]*"
 _NAME_CHARACTERS: Final = r"[\w+=,.@-]*"
