@@ -611,7 +611,8 @@ def test_nothing_secret_is_left_for_a_snapshot() -> None:
 
     def alive() -> int:
         gc.collect()
-        return sum(type(thing) is FrozenCredentials for thing in gc.get_objects())  # isinstance() raises for a dead proxy.
+        # isinstance() raises for a dead proxy.
+        return sum(type(thing) is FrozenCredentials for thing in gc.get_objects())
 
     others = alive()
     for number in range(3):
