@@ -564,6 +564,57 @@ def test_error_is_one_of_botocore(laptop: Laptop, prepare: Callable[[Laptop], No
     assert not isinstance(error, AssumeRoleError)
 
 
+class BareError(BotoCoreError):
+    """An error of another library that doesn't call botocore's constructor."""
+
+    def __init__(self, text: str) -> None:
+        Exception.__init__(self, text)
+
+
+class PositionalError(BotoCoreError):
+    """An error of another library whose constructor has other arguments than its text."""
+
+    fmt = "{reason}"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(reason=text)
+
+
+class UnrelatedError(Exception):
+    """An error with an attribute that has another meaning than botocore's."""
+
+    kwargs = None
+
+
+@pytest.mark.parametrize("kind", [BareError, PositionalError, UnrelatedError])
+def test_provider_raises_its_own_class(laptop: Laptop, kind: Callable[[str], Exception]) -> None:
+    """Whatever class a credential provider raises, the error is about the caller, and quotes the text redacted."""
+
+    class Provider:
+        METHOD = "own"
+
+        def load(self) -> None:
+            raise kind("the vault is sealed, password=hunter2")
+
+    source = boto3.Session()
+    source._session.get_component("credential_provider").providers[:] = [Provider()]
+
+    with pytest.raises(CallerCredentialsError, match="the vault is sealed") as caught:
+        load_caller_credentials(source, assume_role_request(ROLE))
+
+    assert kind.__name__ in repr(caught.value.__cause__)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("kind", [BareError, PositionalError])
+def test_hook_raises_its_own_class(kind: Callable[[str], Exception]) -> None:
+    """A botocore error of another library's class becomes a ConfigurationError without the external ID."""
+    translated = translate_error(kind("no budget for secret-id"), assume_role_request(ROLE, external_id="secret-id"))
+
+    assert str(translated.error).endswith("no budget for ***")
+    assert repr(translated.cause) == f"RuntimeError('{kind.__name__}: no budget for ***')"
+
+
 @pytest.mark.parametrize("prepare", [missing, sso_forbidden, legacy_sso_expired], ids=lambda value: value.__name__)
 def test_error_pickles(laptop: Laptop, prepare: Callable[[Laptop], None]) -> None:
     """A pickle keeps the class, the message, and the evidence."""

@@ -161,7 +161,11 @@ def _provider_of(error: BaseException) -> str | None:
         for module, name in _frames(error)
         if module in _CREDENTIAL_MODULES and name in _PROVIDER_CLASSES
     ]
-    return providers[-1] if providers else getattr(error, "kwargs", {}).get("provider")
+    if providers:
+        return providers[-1]
+    # Errors of other libraries may have an attribute of that name with another meaning.
+    arguments = getattr(error, "kwargs", None)
+    return arguments.get("provider") if isinstance(error, BotoCoreError) and isinstance(arguments, Mapping) else None
 
 
 def _loaded_credentials(source: boto3.Session) -> Any:

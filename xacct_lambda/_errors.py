@@ -99,7 +99,7 @@ def _translate_botocore_error(
     if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
         return _unsendable_credentials(request, source)
     if isinstance(error, _CONNECTION_ERRORS):
-        return _translate_no_answer(without_request(error), request, source)
+        return _translate_no_answer(error, request, source)
     if isinstance(error, botocore_exceptions.ParamValidationError):
         return _invalid_parameters(error)
     return _no_call(error, request)
@@ -155,7 +155,7 @@ def _refused_credentials(
 
 def _copy_without_secrets(error: Exception, text: str) -> Exception:
     if isinstance(error, BotoCoreError) and not isinstance(error, botocore_exceptions.ParamValidationError):
-        return type(error)(**{name: redact_credentials(str(value)) for name, value in error.kwargs.items()})
+        return without_request(error, text, redact_credentials)
     # A ValueError of a parser quotes its whole input in an attribute.
     return RuntimeError(f"{type(error).__name__}: {text}")
 
@@ -199,14 +199,15 @@ def _translate_no_answer(error: Exception, request: AssumeRoleRequest, source: b
     from xacct_lambda import _no_answer  # noqa: PLC0415 - a cold start without errors doesn't need it
 
     code, text = type(error).__name__, str(error)
+    cause = without_request(error, text) if isinstance(error, BotoCoreError) else error
     message = _no_answer.explain(
         code,
         text,
         request.role_arn,
-        endpoint_url=getattr(error, "kwargs", {}).get("endpoint_url"),
+        endpoint_url=getattr(cause, "kwargs", {}).get("endpoint_url"),
         region_name=getattr(source, "region_name", None),
     )
-    return Translated(unavailable(request.role_arn, code, text, message), error)
+    return Translated(unavailable(request.role_arn, code, text, message), cause)
 
 
 def no_answer_in_time(
@@ -242,10 +243,11 @@ def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Tran
 
 
 def _no_call(error: BotoCoreError, request: AssumeRoleRequest) -> Translated:
-    problem = f"STS can't be called for {request.role_arn}: {error}"
+    text = redact_text(str(error), request)
+    problem = f"STS can't be called for {request.role_arn}: {text}"
     if isinstance(error, botocore_exceptions.NoRegionError):
         problem += " Set AWS_DEFAULT_REGION, or the Region of source_session."
-    return Translated(ConfigurationError("source_session", problem), without_request(error))
+    return Translated(ConfigurationError("source_session", problem), without_request(error, text))
 
 
 def unavailable(role_arn: str, code: str, problem: str, message: str | None = None) -> STSUnavailableError:

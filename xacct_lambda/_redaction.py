@@ -56,12 +56,20 @@ def redact_credentials(text: str) -> str:
     return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
 
-def without_request(error: BotoCoreError) -> BotoCoreError:
-    """Return a botocore error without the request, which contains the caller's token and the external ID.
+def without_request(error: BotoCoreError, text: str, redact: Callable[[str], str] = str) -> Exception:
+    """Return a copy of a botocore error without the request, which contains the caller's token and the external ID.
 
     The copy has no traceback and no cause either, because their frames contain the request too.
+
+    Args:
+        error: The error.
+        text: Its text without secrets, for a class of another library that can't be copied as botocore's classes can.
+        redact: Returns a text that is an argument of the error without secrets.
     """
-    return type(error)(**{name: str(value) for name, value in error.kwargs.items()})
+    try:
+        return type(error)(**{name: redact(str(value)) for name, value in error.kwargs.items()})
+    except Exception:  # noqa: BLE001 - a class may have any constructor
+        return RuntimeError(f"{type(error).__name__}: {text}")
 
 
 def without_values(report: str) -> str:
