@@ -736,6 +736,28 @@ def test_a_client_made_ahead_is_the_calls_own(server: ScriptedSTS, sts: STS) -> 
     assert sts.assume_role(source, REQUEST, config)
 
 
+def test_a_log_in_during_the_preparation_delays_no_other_session(sts: STS) -> None:
+    """While ``prepare`` waits for a source session's own credentials, other source sessions get their clients."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    class SlowSession(boto3.Session):
+        def get_credentials(self) -> Any:
+            has_begun.set()
+            may_end.wait()
+            return super().get_credentials()
+
+    slow = threading.Thread(target=sts.prepare, args=(SlowSession(), None))
+    slow.start()
+    has_begun.wait()
+    other = threading.Thread(target=sts.prepare, args=(boto3.Session(), None), daemon=True)
+    other.start()
+    try:
+        until(lambda: not other.is_alive())
+    finally:
+        may_end.set()
+        slow.join()
+
+
 def test_a_parameter_that_botocore_does_not_know(server: ScriptedSTS, sts: STS) -> None:
     """An extra parameter that this botocore does not know is a ConfigurationError, before any network call."""
     with pytest.raises(ConfigurationError, match="Novelty") as caught:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from itertools import count
 from typing import Final, NamedTuple
 
 import boto3
@@ -186,18 +185,3 @@ class Entry:
                 # It may have connected since the last abort.
                 attempt.calls.abort()
         return len(self.stuck) >= MAX_STUCK
-
-
-class Counter:
-    """A counter that threads and signal handlers can increase at the same time, without a lock."""
-
-    def __init__(self) -> None:
-        self._draws = count()
-        self._reads = count()
-
-    def increase(self) -> None:
-        next(self._draws)
-
-    @property
-    def value(self) -> int:
-        return next(self._draws) - next(self._reads)

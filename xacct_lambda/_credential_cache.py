@@ -27,7 +27,7 @@ import boto3
 from botocore.config import Config
 
 from xacct_lambda._attempts import Attempt, Latch, Purpose, State, wait_for
-from xacct_lambda._cache_entry import MAX_STUCK, CachedError, CachedSet, Counter, CredentialKey, Entry
+from xacct_lambda._cache_entry import MAX_STUCK, CachedError, CachedSet, CredentialKey, Entry
 from xacct_lambda._errors import (
     caller_timeout_error,
     copy_for_raising,
@@ -41,7 +41,7 @@ from xacct_lambda._invocation import remaining_seconds, start_background_thread,
 from xacct_lambda._processor import IdleTime
 from xacct_lambda._redaction import loggable
 from xacct_lambda._request import AssumeRoleRequest
-from xacct_lambda._sts import Calls, FrozenCredentials, IssuedCredentials, system_uniform
+from xacct_lambda._sts import Calls, Counter, FrozenCredentials, IssuedCredentials, system_uniform
 from xacct_lambda.exceptions import STSUnavailableError, XacctLambdaError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import boto3
@@ -99,6 +100,21 @@ class Calls:
             abort_connection(connection)
 
 
+class Counter:
+    """A counter that threads and signal handlers can increase at the same time, without a lock."""
+
+    def __init__(self) -> None:
+        self._draws = count()
+        self._reads = count()
+
+    def increase(self) -> None:
+        next(self._draws)
+
+    @property
+    def value(self) -> int:
+        return next(self._draws) - next(self._reads)
+
+
 class _Client(NamedTuple):
     client: Any
     source: boto3.Session
@@ -121,7 +137,12 @@ class STS:
         self._lock = threading.RLock()
         self._clients: LRUCache[Hashable, _Client] = LRUCache(_MAX_STS_CLIENTS)
         self._logins: LRUCache[int, threading.Lock] = LRUCache(_MAX_STS_CLIENTS)
-        self.calls = 0
+        self._calls = Counter()
+
+    @property
+    def calls(self) -> int:
+        """Number of requests that were sent, including second ones."""
+        return self._calls.value
 
     def load_caller_credentials(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
         """Load or refresh the caller's own credentials, which may take as long as a log-in in a browser.
@@ -191,6 +212,8 @@ class STS:
 
     def prepare(self, source: boto3.Session, config: Config | None) -> None:
         """Create the client for this source session ahead of the first call."""
+        # Before the lock, because a provider may run a program or ask a service. botocore keeps what it loads.
+        source.get_credentials()
         self._client(source, _merge_config(config))
 
     def drop_connections(self, source: boto3.Session, config: Config | None) -> None:
@@ -216,8 +239,7 @@ class STS:
             return self._clients[key].client
 
     def _call(self, client: Any, source: boto3.Session, request: AssumeRoleRequest, calls: Calls) -> IssuedCredentials:
-        with self._lock:
-            self.calls += 1
+        self._calls.increase()
         started = time.perf_counter()
         report = CallReport(0, "Interrupted")
         try:
