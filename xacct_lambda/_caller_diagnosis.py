@@ -280,15 +280,15 @@ def _configuration_problem(error: Exception, text: str, caller: Caller) -> _Prob
 
 
 def _missing_credentials(caller: Caller) -> _Problem:
-    where = f"{caller.profile} has no credentials" if caller.settings else "boto3 found none"
+    problem = f"{caller.profile} has no credentials" if caller.settings else "boto3 found none"
     if _ON_LAMBDA in os.environ:
         return _Problem(
-            where,
+            problem,
             "Lambda sets AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN. Check what removes them, and "
             "whether AWS_PROFILE is set",
         )
     return _Problem(
-        where,
+        problem,
         "boto3 searches the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE), the files in ~/.aws, and the metadata of "
         "containers and instances. Log in, or set AWS_PROFILE (in a test, use the fixture cross_account)",
     )

@@ -180,7 +180,7 @@ class _Injector:
         self._cached = _InjectionCache(per_thread=has_resources)
         if callable(role_arn) and allowed_roles is None:
             raise ConfigurationError(
-                "allowed_roles", "required where role_arn depends on the event: say which roles it may name"
+                "allowed_roles", "required if role_arn depends on the event: say which roles it may name"
             )
         self._role_arn = role_arn if callable(role_arn) else self._allowed.check(role_arn)
         self._options = options

@@ -267,7 +267,7 @@ def _with_reason(denial: _AccessDenied, reason: re.Match[str]) -> str:
         return denial.message(
             f": the role's trust policy (account {denial.request.account_id}) does not allow it. {_MISSING_ROLE}. If "
             "it exists, its trust policy might name a different principal, for example the service "
-            f"lambda.amazonaws.com; {denial.conditions}; a different condition might not be met. It should have "
+            f"lambda.amazonaws.com. Or {denial.conditions}. Or a different condition might not be met. It should have "
             f"{denial.trust}.{denial.command}"
         )
     return denial.message(

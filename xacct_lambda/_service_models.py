@@ -75,6 +75,6 @@ class _FileLoader(JSONFileLoader):
     def load_file(self, file_path: str) -> Any:
         for suffix, decompress in ((".json", bytes), (".json.gz", gzip.decompress)):
             path = file_path + suffix
-            if os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises where a folder may not be read
+            if os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises if a folder may not be read
                 return json.loads(decompress(Path(path).read_bytes()))
         return None

@@ -467,7 +467,7 @@ def _after_fork() -> None:
 
 
 def _before_snapshot() -> None:
-    # By name: where this module was reloaded, the state to empty is the new module's.
+    # By name: if this module was reloaded, the state to empty is the new module's.
     sys.modules[__name__].default_cache.drop_secrets_and_connections()
 
 

@@ -53,7 +53,7 @@ _SESSION_ARGUMENTS: Final = frozenset({"region_name", "min_ttl_seconds"})
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments. An argument of ``assumed_session`` is absent if the user doesn't pass it."""
-    parser.add_argument("--role-arn", metavar="ARN", action="append", help="role to assume; may be repeated")
+    parser.add_argument("--role-arn", metavar="ARN", action="append", help="role to assume (may be repeated)")
     parser.add_argument(
         "--from-handler",
         metavar="MODULE:FUNCTION",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, options in _OPTIONS.items():
         parser.add_argument(name, default=argparse.SUPPRESS, **options)
-    parser.add_argument("--profile", help="profile with the caller's credentials; default: boto3's default session")
+    parser.add_argument("--profile", help="profile with the caller's credentials (default: boto3's default session)")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object, also for a mistake in the arguments"
     )
@@ -83,35 +83,35 @@ def _json(text: str) -> Any:
 
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "--role-session-name": {"metavar": "NAME", "help": "name of the sessions; default: xacct-lambda"},
-    "--external-id": {"metavar": "ID", "help": "external ID that the trust policies require; never printed"},
+    "--role-session-name": {"metavar": "NAME", "help": "name of the sessions (default: xacct-lambda)"},
+    "--external-id": {"metavar": "ID", "help": "external ID that the trust policies require (never printed)"},
     "--source-identity": {"metavar": "NAME", "help": "source identity to set"},
-    "--duration-seconds": {"metavar": "SECONDS", "type": int, "help": "duration of the sessions; default: 3600"},
+    "--duration-seconds": {"metavar": "SECONDS", "type": int, "help": "duration of the sessions (default: 3600)"},
     "--policy": {"metavar": "JSON", "help": "session policy"},
     "--policy-arn": {
         "metavar": "ARN",
         "dest": "policy_arns",
         "action": "append",
-        "help": "managed policy that limits the sessions; may be repeated",
+        "help": "managed policy that limits the sessions (may be repeated)",
     },
     "--tag": {
         "metavar": "KEY=VALUE",
         "dest": "tags",
         "action": "append",
         "type": _tag,
-        "help": "session tag; may be repeated",
+        "help": "session tag (may be repeated)",
     },
     "--transitive-tag-key": {
         "metavar": "KEY",
         "dest": "transitive_tag_keys",
         "action": "append",
-        "help": "key of a tag that the sessions pass on; may be repeated",
+        "help": "key of a tag that the sessions pass on (may be repeated)",
     },
-    "--region-name": {"metavar": "REGION", "help": "Region of the assumed sessions; STS is called in the caller's"},
+    "--region-name": {"metavar": "REGION", "help": "Region of the assumed sessions, not of the call to STS"},
     "--min-ttl-seconds": {
         "metavar": "SECONDS",
         "type": float,
-        "help": "remaining lifetime that the credentials must have; default: 0",
+        "help": "remaining lifetime that the credentials must have (default: 0)",
     },
     "--extra": {"metavar": "JSON", "type": _json, "help": "other parameters of AssumeRole, such as ProvidedContexts"},
 }

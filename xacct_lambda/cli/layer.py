@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         default=Path("xacct-lambda-layer.zip"),
-        help="file to write; default: %(default)s",
+        help="file to write (default: %(default)s)",
     )
     parser.add_argument(
         "--python-version",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         dest="python_versions",
         default=[_RUNNING],
-        help="Python versions to ship bytecode for, such as 3.12 3.13; default: %(default)s",
+        help="Python versions to ship bytecode for, such as 3.12 3.13 (default: %(default)s)",
     )
     parser.add_argument(
         "--with-boto3",

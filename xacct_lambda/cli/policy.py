@@ -39,7 +39,7 @@ _ANY_TAG: Final = "*"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--role-arn", metavar="ARN", action="append", help="role to assume; may be repeated")
+    parser.add_argument("--role-arn", metavar="ARN", action="append", help="role to assume (may be repeated)")
     parser.add_argument(
         "--from-handler",
         metavar="MODULE:FUNCTION",
@@ -58,25 +58,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resource-organization-id",
         metavar="ID",
-        help="AWS organization of the role's account; with it, the account of a role may be *",
+        help="AWS organization of the role's account. With it, the account of a role may be *",
     )
-    parser.add_argument("--source-identity", metavar="NAME", help="source identity to require; * for any")
+    parser.add_argument("--source-identity", metavar="NAME", help="source identity to require, or * for any")
     parser.add_argument(
         "--tag",
         metavar="KEY[=VALUE]",
         action="append",
         default=[],
-        help="session tag to require, with any value if none is given; * for any tags; may be repeated",
+        help="session tag to require, with any value if none is given, or * for any tags (may be repeated)",
     )
     parser.add_argument(
         "--transitive-tag-key",
         metavar="KEY",
         action="append",
         default=[],
-        help="session tag to require as transitive; may be repeated",
+        help="session tag to require as transitive (may be repeated)",
     )
     parser.add_argument(
-        "--format", choices=sorted(_FORMATS), default="text", help="output format; default: %(default)s"
+        "--format", choices=sorted(_FORMATS), default="text", help="output format (default: %(default)s)"
     )
 
 
@@ -281,8 +281,8 @@ def _heading_of_permissions(policies: _Policies) -> str:
 
 def _heading_of_trust(role_arn: str) -> str:
     account = _account(role_arn)
-    where = "Each account with the role" if account == _ANY_ACCOUNT else f"Account {account}"
-    return f"{where}: the trust policy of the role {_role_parts(role_arn).name}"
+    subject = "Each account with the role" if account == _ANY_ACCOUNT else f"Account {account}"
+    return f"{subject}: the trust policy of the role {_role_parts(role_arn).name}"
 
 
 def _as_text(policies: _Policies) -> str:
