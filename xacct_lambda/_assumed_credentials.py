@@ -169,7 +169,7 @@ def _rejection_code(response: tuple[Any, Any], request_dict: dict[str, Any]) -> 
     """Return the code with which a service rejected the credentials, or None if it accepted them."""
     http, parsed = response
     code = parsed.get("Error", {}).get("Code")
-    if code in _EXPIRED_CODES | _UNKNOWN_CODES:
+    if code in _EXPIRED_CODES or code in _UNKNOWN_CODES:
         return str(code)
     # S3 answers HEAD without a body. botocore then takes the status as the code.
     is_bare = request_dict.get("method") == "HEAD" and code == str(HTTPStatus.BAD_REQUEST.value)
