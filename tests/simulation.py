@@ -218,7 +218,7 @@ class Simulation:
         entry = self.cache._entries.get(key)
         before = entry.cached if entry else None
         left = before.expires_at - self.now if before else 0
-        was_cut = before is not None and not before.has_waited
+        was_cut = before is not None and bool(before._wait_token)
         started, frozen = self.now, self._frozen_seconds
         self.counts["signatures"] += 1
         try:
@@ -232,7 +232,7 @@ class Simulation:
         self.counts["identities mixed"] += not credentials.access_key.startswith(key.request.account_id)
         self.counts["waits over 50 ms"] += waited > 0.05
         if left > MANDATORY_WINDOW and waited > 0 and before is not None:
-            if was_cut and before.has_waited:
+            if was_cut and not before._wait_token:
                 self.counts["waits after a freeze"] += 1
                 self._cut_waits[before.frozen.access_key] += 1
                 self.counts["second waits for one set"] += self._cut_waits[before.frozen.access_key] > 1

@@ -87,11 +87,6 @@ class CachedSet:
         """Tell whether the caller is the one request that waits because a freeze cut the refresh of this set."""
         return take(self._wait_token)
 
-    @property
-    def has_waited(self) -> bool:
-        """Whether a request has waited because a freeze cut the refresh of this set."""
-        return not self._wait_token
-
     def is_valid(self, now: float, min_ttl_seconds: float = 0) -> bool:
         return self.expires_at - now > min_ttl_seconds and not self.is_rejected
 
@@ -178,6 +173,7 @@ class Entry:
         return is_valid or self.attempt.number == 0 or not self.attempt.done.is_set, self.last_used
 
     def has_too_many_stuck(self) -> bool:
+        """Tell whether so many attempts have not ended that no further one may start, and abort those once more."""
         for attempt in list(self.stuck):
             if attempt.done.is_set:
                 self.stuck.pop(attempt, None)
