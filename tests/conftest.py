@@ -87,9 +87,9 @@ class FakeSTS:
         self.lifetime: float | None = None
         self.max_wait: float = 5.0
         """The time limit of an attempt, in seconds."""
-        self.loading: Callable[[], None] = lambda: None
+        self.during_login: Callable[[], None] = lambda: None
         """Runs while the caller's own credentials are loaded."""
-        self.during: Callable[[], None] = lambda: None
+        self.during_request: Callable[[], None] = lambda: None
         """Runs while STS has the request."""
         self.max_requests: list[int] = []
         self.cleared = 0
@@ -100,7 +100,7 @@ class FakeSTS:
         self._clock = clock
 
     def load_caller_credentials(self, source: boto3.Session, request: AssumeRoleRequest) -> None:
-        self.loading()
+        self.during_login()
 
     def assume_role(
         self,
@@ -115,7 +115,7 @@ class FakeSTS:
         self.call_arguments.append((source, request, config))
         self.calls += 1
         number = self.calls
-        self.during()
+        self.during_request()
         if self.failure is not None:
             raise self.failure
         fields = {

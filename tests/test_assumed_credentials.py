@@ -123,7 +123,7 @@ def test_those_who_wait_for_a_failing_prefetch_try_again(sts: FakeSTS, clock: Cl
         if sts.calls == 1:
             until(lambda: cache.counts().misses == 1)
 
-    sts.during = fail_once
+    sts.during_request = fail_once
     credentials.prefetch()
     credentials.prefetch()
 

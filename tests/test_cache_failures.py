@@ -69,7 +69,7 @@ def test_the_back_off_doubles(
     clock.advance(HOUR - 600)
     sts.failure = outage()
     attempts: list[float] = []
-    sts.during = lambda: attempts.append(clock())
+    sts.during_request = lambda: attempts.append(clock())
 
     while len(attempts) <= len(delays):
         cache.get(KEY)

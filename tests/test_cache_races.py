@@ -59,7 +59,7 @@ def test_an_attempt_that_starts_meanwhile_is_joined(
         clock.advance(age)
     calls = sts.calls
     release = threading.Event()
-    sts.during = lambda: until(release.is_set)
+    sts.during_request = lambda: until(release.is_set)
     with ThreadPoolExecutor(1) as pool:
 
         def start_in_other_thread() -> None:
@@ -203,7 +203,7 @@ def test_only_one_request_waits_for_an_attempt(cache: CredentialCache, sts: Fake
     first = cache.get(KEY)
     clock.advance(HOUR - 30)
     release = threading.Event()
-    sts.during = lambda: until(release.is_set)
+    sts.during_request = lambda: until(release.is_set)
     waits = []
     wait = cache._wait
     cache._wait = lambda *arguments: waits.append(1) or wait(*arguments)
@@ -242,7 +242,7 @@ def test_roles_that_are_assumed_at_the_same_time_keep_their_place(sts: FakeSTS, 
     old, new = ([key_for(role_arn=f"{ROLE}-{kind}-{number}") for number in range(8)] for kind in ("old", "new"))
     for key in old:
         cache.get(key)
-    sts.during = lambda: until(lambda: sts.calls == 16)
+    sts.during_request = lambda: until(lambda: sts.calls == 16)
     with ThreadPoolExecutor(8) as pool:
         credentials = list(pool.map(cache.get, new))
 
@@ -374,9 +374,9 @@ def test_credentials_that_expire_while_a_request_waits(cache: CredentialCache, s
 
     def expire() -> None:
         clock.advance(31)
-        sts.failure, sts.during = outage(), lambda: None
+        sts.failure, sts.during_request = outage(), lambda: None
 
-    sts.during = expire
+    sts.during_request = expire
 
     with pytest.raises(STSUnavailableError):
         cache.get(KEY)

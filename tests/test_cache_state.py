@@ -129,7 +129,7 @@ def test_forgetting_drops_credentials_and_connections(cache: CredentialCache, st
 
 def test_an_attempt_from_before_forgetting_is_not_kept(cache: CredentialCache, sts: FakeSTS) -> None:
     """Credentials that arrive after ``forget`` serve those who waited for them, and are not remembered."""
-    sts.during = lambda: cache.clear() if sts.calls == 1 else None
+    sts.during_request = lambda: cache.clear() if sts.calls == 1 else None
 
     assert cache.get(KEY).access_key == "ASIA1"
     assert cache.get(KEY).access_key == "ASIA2"
@@ -151,13 +151,13 @@ def test_a_forked_child_can_assume_roles(cache: CredentialCache, sts: FakeSTS) -
     """A child forked while an attempt is in flight makes its own attempt, and keeps the cached credentials."""
     release = threading.Event()
     other = cache.get(key_for(role_arn=OTHER_ROLE))
-    sts.during = lambda: release.wait(60) and None
+    sts.during_request = lambda: release.wait(60) and None
     leader = threading.Thread(target=cache.get, args=(KEY,))
     leader.start()
     until(lambda: sts.calls == 2)
 
     def child_assumes_roles() -> bool:
-        sts.during = lambda: None
+        sts.during_request = lambda: None
         cache.after_fork()
         return bool(cache.get(KEY)) and cache.get(key_for(role_arn=OTHER_ROLE)) is other
 

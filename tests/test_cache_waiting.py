@@ -48,7 +48,7 @@ def in_time() -> Iterator[InTime]:
 
 def test_cold_threads_share_one_call(cache: CredentialCache, sts: FakeSTS) -> None:
     """64 threads that need a role without cached credentials make one AssumeRole call, and all get its result."""
-    sts.during = lambda: until(lambda: cache.counts().misses == 64)
+    sts.during_request = lambda: until(lambda: cache.counts().misses == 64)
 
     results = in_threads(64, lambda: cache.get(KEY))
 
@@ -60,7 +60,7 @@ def test_cold_threads_share_one_call(cache: CredentialCache, sts: FakeSTS) -> No
 def test_cold_threads_share_one_failure(cache: CredentialCache, sts: FakeSTS, failure: Exception) -> None:
     """64 threads make one failing attempt, and all fail with its cause: no queue of retries."""
     sts.failure = failure
-    sts.during = lambda: until(lambda: cache.counts().misses == 64)
+    sts.during_request = lambda: until(lambda: cache.counts().misses == 64)
 
     results = in_threads(64, lambda: cache.get(KEY))
 
@@ -73,7 +73,7 @@ def test_cold_threads_share_one_failure(cache: CredentialCache, sts: FakeSTS, fa
 def test_different_roles_do_not_wait_for_each_other(cache: CredentialCache, sts: FakeSTS) -> None:
     """Two roles are assumed at the same time."""
     both = threading.Barrier(2)
-    sts.during = lambda: both.wait() and None
+    sts.during_request = lambda: both.wait() and None
 
     with ThreadPoolExecutor(2) as pool:
         credentials = list(pool.map(cache.get, [KEY, key_for(role_arn=OTHER_ROLE)]))
@@ -89,7 +89,7 @@ def test_an_interrupted_attempt_is_repeated_by_those_who_waited(cache: Credentia
             until(lambda: cache.counts().misses == 2)
             raise KeyboardInterrupt
 
-    sts.during = interrupt_once
+    sts.during_request = interrupt_once
     with ThreadPoolExecutor(2) as pool:
         leader = pool.submit(cache.get, KEY)
         until(lambda: sts.calls == 1)
@@ -110,7 +110,7 @@ def test_a_refresh_in_the_background_does_not_fail_a_request(
     def fail_once() -> None:
         sts.failure = outage() if sts.calls == 2 else None
 
-    sts.during = fail_once
+    sts.during_request = fail_once
     clock.advance(100)
     cache._entries[KEY].attempt.start_limit(clock())
     with ThreadPoolExecutor(1) as pool:
@@ -125,7 +125,7 @@ def test_a_refresh_in_the_background_does_not_fail_a_request(
 def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) -> None:
     """A thread that waits for another's attempt gives up when its invocation's time is nearly over."""
     release = threading.Event()
-    sts.during = lambda: until(release.is_set)
+    sts.during_request = lambda: until(release.is_set)
 
     def follow() -> FrozenCredentials:
         current_context.set(Context(260))
@@ -146,7 +146,7 @@ def test_waiting_ends_with_the_invocation(cache: CredentialCache, sts: FakeSTS) 
 def test_a_late_answer_is_kept(cache: CredentialCache, sts: FakeSTS) -> None:
     """A request that has waited as long as STS may take gets an error. The late answer serves the next request."""
     release = threading.Event()
-    sts.during = lambda: until(release.is_set)
+    sts.during_request = lambda: until(release.is_set)
     sts.max_wait = 0.01
 
     with pytest.raises(STSUnavailableError, match=r"none in 0\.01 s") as caught:
@@ -176,7 +176,7 @@ def test_no_attempt_without_time(cache: CredentialCache, sts: FakeSTS, in_time: 
 def test_the_error_comes_within_the_invocation(cache: CredentialCache, sts: FakeSTS, in_time: InTime) -> None:
     """If STS hangs, the error comes a quarter of a second before the invocation ends."""
     release = threading.Event()
-    sts.during = lambda: until(release.is_set)
+    sts.during_request = lambda: until(release.is_set)
     in_time(310)
 
     with pytest.raises(STSUnavailableError, match=r"none in 0\.06 s"):
@@ -229,7 +229,7 @@ def test_a_late_answer_serves_a_request_whose_own_attempt_fails(
             hung.pop()()
             sts.failure = outage()
 
-    sts.during = answer_late
+    sts.during_request = answer_late
     stuck_cache._start_thread = lambda task: task()
 
     assert stuck_cache.get(KEY).access_key == "ASIA2"
@@ -337,7 +337,7 @@ def test_a_refusal_after_a_freeze_is_not_believed(cache: CredentialCache, sts: F
         sts.failure = refusal() if sts.calls == 1 else None
         clock.advance(HOUR if sts.calls == 1 else 0)
 
-    sts.during = freeze_once
+    sts.during_request = freeze_once
 
     assert cache.get(KEY).access_key == "ASIA2"
 
@@ -345,7 +345,7 @@ def test_a_refusal_after_a_freeze_is_not_believed(cache: CredentialCache, sts: F
 def test_a_freeze_is_believed_once(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """If the second attempt takes too long as well, its error is raised: a slow machine doesn't try for ever."""
     sts.failure = refusal()
-    sts.during = lambda: clock.advance(HOUR)
+    sts.during_request = lambda: clock.advance(HOUR)
 
     with pytest.raises(AssumeRoleError):
         cache.get(KEY)
@@ -354,16 +354,16 @@ def test_a_freeze_is_believed_once(cache: CredentialCache, sts: FakeSTS, clock: 
 
 def test_too_little_lifetime_after_a_freeze(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """An answer that expired while the environment was frozen is replaced within the same request."""
-    sts.during = lambda: clock.advance(2 * HOUR) if sts.calls == 1 else None
+    sts.during_request = lambda: clock.advance(2 * HOUR) if sts.calls == 1 else None
     sts.lifetime = 900
     lifetimes = iter([-600, 900])
-    during = sts.during
+    during = sts.during_request
 
     def shorten() -> None:
         during()
         sts.lifetime = next(lifetimes)
 
-    sts.during = shorten
+    sts.during_request = shorten
 
     assert cache.get(KEY).access_key == "ASIA2"
 
@@ -379,7 +379,7 @@ def test_without_threads_the_request_makes_the_call(sts: FakeSTS, clock: Clock) 
     """If no thread is available and nothing valid is cached, the attempt runs in the caller's thread."""
     cache = CredentialCache(sts, clock=clock, start_thread=no_thread, start_background_thread=no_thread)
     callers: list[int] = []
-    sts.during = lambda: callers.append(threading.get_ident())
+    sts.during_request = lambda: callers.append(threading.get_ident())
 
     assert cache.get(KEY).access_key == "ASIA1"
     assert callers == [threading.get_ident()]
@@ -413,7 +413,7 @@ def test_without_threads_other_roles_are_served(sts: FakeSTS, clock: Clock) -> N
         with ThreadPoolExecutor(1) as pool:
             pool.submit(cache.get, warm).result()
 
-    sts.during = sign_elsewhere
+    sts.during_request = sign_elsewhere
 
     assert cache.get(KEY).access_key == "ASIA2"
 
@@ -428,7 +428,7 @@ def test_a_call_that_waits_for_itself(cache: CredentialCache, sts: FakeSTS, cloc
         except STSUnavailableError as error:
             within.append(error)
 
-    sts.during = sign
+    sts.during_request = sign
     first = cache.get(KEY)
     clock.advance(HOUR - 30)
     cache.get(KEY)
@@ -452,7 +452,7 @@ def test_a_garbage_collected_source_has_no_attempts(cache: CredentialCache) -> N
 
 def test_an_interrupt_leaves_the_attempt_alone(cache: CredentialCache, sts: FakeSTS) -> None:
     """A signal handler that raises ends a thread's wait. The attempt goes on and serves the next request."""
-    sts.during = lambda: os.kill(os.getpid(), signal.SIGUSR1) if sts.calls == 1 else None
+    sts.during_request = lambda: os.kill(os.getpid(), signal.SIGUSR1) if sts.calls == 1 else None
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise TimeoutError
@@ -663,7 +663,7 @@ def test_an_attempt_that_lacked_cpu(monkeypatch: pytest.MonkeyPatch, idle_second
 def test_a_slow_log_in_is_not_stss_silence(cache: CredentialCache, sts: FakeSTS) -> None:
     """The time limit starts when the caller's own credentials are loaded: a log-in may take longer than it."""
     release = threading.Event()
-    sts.loading = lambda: until(release.is_set)
+    sts.during_login = lambda: until(release.is_set)
     sts.max_wait = 0.01
     waits: list[tuple[float | None, float | None]] = []
 
@@ -681,7 +681,7 @@ def test_a_slow_log_in_is_not_stss_silence(cache: CredentialCache, sts: FakeSTS)
 def test_a_log_in_that_takes_longer_than_the_invocation(cache: CredentialCache, sts: FakeSTS, in_time: InTime) -> None:
     """On Lambda the remaining time is the limit of a log-in. The error blames the caller's credentials."""
     release = threading.Event()
-    sts.loading = lambda: until(release.is_set)
+    sts.during_login = lambda: until(release.is_set)
     sts.max_wait = 0.05
     in_time(310)
 
@@ -693,7 +693,7 @@ def test_a_log_in_that_takes_longer_than_the_invocation(cache: CredentialCache, 
 def test_a_log_in_at_the_end_of_the_invocation(cache: CredentialCache, sts: FakeSTS, in_time: InTime) -> None:
     """If the invocation has less time left than STS may take, the error blames neither the log-in nor STS."""
     release = threading.Event()
-    sts.loading = lambda: until(release.is_set)
+    sts.during_login = lambda: until(release.is_set)
     in_time(310)
 
     with pytest.raises(STSUnavailableError) as caught:
@@ -705,7 +705,7 @@ def test_a_log_in_at_the_end_of_the_invocation(cache: CredentialCache, sts: Fake
 def test_a_log_in_that_hangs_is_not_joined_for_ever(cache: CredentialCache, sts: FakeSTS, clock: Clock) -> None:
     """A request that comes ten seconds after a log-in began makes its own attempt."""
     release = threading.Event()
-    sts.loading = lambda: until(release.is_set) if not release.is_set() and clock() < started + 10 else None
+    sts.during_login = lambda: until(release.is_set) if not release.is_set() and clock() < started + 10 else None
     started = clock()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.get, KEY)
@@ -724,19 +724,19 @@ def test_an_error_of_the_log_in_is_shared(cache: CredentialCache, sts: FakeSTS) 
         until(lambda: cache.counts().misses == 3)
         raise ConfigurationError("source_session", "no log-in")
 
-    sts.loading = fail
+    sts.during_login = fail
 
     results = in_threads(3, lambda: cache.get(KEY))
 
     assert [type(result) for result in results] == [ConfigurationError] * 3
-    sts.loading = lambda: None
+    sts.during_login = lambda: None
     assert cache.get(KEY).access_key == "ASIA1"
 
 
 def test_an_error_of_a_hook_is_shared(cache: CredentialCache, sts: FakeSTS) -> None:
     """All requests that wait for a call raise what a hook raises in it."""
     sts.failure = LookupError("a hook's own")
-    sts.during = lambda: until(lambda: cache.counts().misses == 8)
+    sts.during_request = lambda: until(lambda: cache.counts().misses == 8)
 
     results = in_threads(8, lambda: cache.get(KEY))
 
@@ -753,7 +753,7 @@ def test_an_error_of_a_hook_has_no_frames_of_the_call(cache: CredentialCache, st
         except KeyError:
             raise RuntimeError("the tracing backend is down") from OSError("refused")
 
-    sts.during = lambda: hook("issued-secret")
+    sts.during_request = lambda: hook("issued-secret")
 
     with pytest.raises(RuntimeError, match="tracing backend is down") as caught:
         cache.get(KEY)
@@ -793,7 +793,7 @@ def test_freezes_are_believed_once_in_all(cache: CredentialCache, sts: FakeSTS, 
         assert sts.calls < 3
         clock.advance(HOUR)
 
-    sts.during = freeze
+    sts.during_request = freeze
     with pytest.raises(STSUnavailableError):
         cache.get(KEY)
     assert sts.calls == 2

@@ -181,7 +181,7 @@ def test_one_wait_for_each_attempt(cache: CredentialCache, sts: FakeSTS, clock: 
     first = cache.get(KEY)
     clock.advance(HOUR - 50)
     others: list[object] = []
-    sts.during = lambda: others.extend(cache.get(KEY) for _ in range(5))
+    sts.during_request = lambda: others.extend(cache.get(KEY) for _ in range(5))
 
     assert cache.get(KEY) is not first
     assert [other is first for other in others] == [True] * 5
@@ -272,9 +272,9 @@ def cut_in_request(cache: CredentialCache, sts: FakeSTS, clock: Clock, backgroun
     clock.advance(HOUR - 800)
     cache.get(KEY)
     sts.failure = refusal("SignatureDoesNotMatch")
-    sts.during = lambda: clock.advance(60)
+    sts.during_request = lambda: clock.advance(60)
     background.run()
-    sts.during = lambda: None
+    sts.during_request = lambda: None
     invoke(Context())
 
 
@@ -448,7 +448,7 @@ def test_outside_lambda_a_slow_failure_counts(
     clock.advance(HOUR - 800)
     cache.get(KEY)
     sts.failure = outage()
-    sts.during = lambda: clock.advance(sts.max_wait + 1)
+    sts.during_request = lambda: clock.advance(sts.max_wait + 1)
     background.run()
     assert cache.counts().failures == 0
 

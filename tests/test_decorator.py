@@ -663,7 +663,7 @@ def test_the_init_phase(
     """Inside Lambda, decoration creates all clients. AssumeRole is called if an event waits, or on request."""
     in_lambda(kind)
     holds_up_the_end: list[bool] = []
-    sts.during = lambda: holds_up_the_end.append(not threading.current_thread().daemon)
+    sts.during_request = lambda: holds_up_the_end.append(not threading.current_thread().daemon)
 
     assume_role(ROLE, clients=["s3"], prefetch=prefetch)(takes_s3)
     finish_prefetching()
@@ -688,7 +688,7 @@ def test_a_failure_to_call_sts_in_init_is_logged(
     assert cache_info().clients == 1
     assert [(record.levelname, record.name) for record in caplog.records] == [("WARNING", "xacct_lambda._init_phase")]
     assert caplog.messages[0].startswith(
-        "Could not prepare the AssumeRole call in the init phase; the first event tries again. "
+        "Could not prepare the AssumeRole call in the init phase. The first event tries again. "
     )
     assert handler(EVENT, CONTEXT) is assumed_session(ROLE).injected_client(service_name="s3")
 
@@ -768,7 +768,7 @@ def test_assume_role_overlaps_the_making_of_clients(
         under_way.set()
         overlapped.append(clients_made.wait(60))
 
-    sts.during = during
+    sts.during_request = during
     real = _sessions.AssumedSession.client
 
     def client(self, *args, **kwargs):

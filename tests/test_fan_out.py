@@ -104,7 +104,7 @@ def test_sessions_come_in_order_with_credentials_at_hand(sts: PickySTS) -> None:
 def test_roles_are_assumed_at_the_same_time(sts: PickySTS) -> None:
     """As many calls are under way at one time as there are workers."""
     all_at_once = threading.Barrier(20, timeout=60)
-    sts.during = lambda: all_at_once.wait() and None
+    sts.during_request = lambda: all_at_once.wait() and None
 
     assert len(assumed_sessions(ROLES, max_workers=20)) == 20
 
@@ -177,12 +177,12 @@ def test_32_roles_are_assumed_at_a_time(sts: PickySTS, loop: Any) -> None:
     roles = [f"{ROLE}-{number}" for number in range(33)]
 
     all_of_32 = threading.Barrier(32, timeout=60)
-    sts.during = lambda: all_of_32.wait() and None
+    sts.during_request = lambda: all_of_32.wait() and None
     assert list(loop(roles[:32])) == roles[:32]
 
     cache_clear()
     all_of_33 = threading.Barrier(33, timeout=0.5)
-    sts.during = lambda: all_of_33.wait() and None
+    sts.during_request = lambda: all_of_33.wait() and None
     outcomes = loop(roles, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes.values()} == {threading.BrokenBarrierError}
 
@@ -427,7 +427,7 @@ def test_an_interrupt_is_not_a_partial_failure() -> None:
 def test_an_interrupt_begins_no_more(sts: PickySTS) -> None:
     """When the progress callback raises, what is under way ends and no further role is begun."""
     stopped = threading.Event()
-    sts.during = lambda: sts.calls > 1 and stopped.wait(60) and None
+    sts.during_request = lambda: sts.calls > 1 and stopped.wait(60) and None
 
     def stop(_role_arn: str, _outcome: Any) -> None:
         stopped.set()
@@ -815,7 +815,7 @@ def test_an_interrupt_between_assuming_and_calling_begins_no_region(sts: PickyST
             assumed.set()
             ended.wait(60)
 
-    sts.during = assume
+    sts.during_request = assume
     called: list[str] = []
 
     def stop(_key: Any, _outcome: Any) -> None:

@@ -37,7 +37,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., InitPhase]:
 def released(sts: FakeSTS) -> Iterator[threading.Event]:
     """Let every AssumeRole call wait for an event."""
     event = threading.Event()
-    sts.during = lambda: event.wait(60)
+    sts.during_request = lambda: event.wait(60)
     yield event
     event.set()
 
@@ -54,7 +54,7 @@ def test_credentials_are_there_when_init_ends(start: Callable[..., InitPhase], s
     """If STS answers in time, the first event finds the credentials, and waits for nothing."""
     start(max_wait_seconds=10)
     answered: list[bool] = []
-    sts.during = lambda: answered.append(True)
+    sts.during_request = lambda: answered.append(True)
 
     handler = assume_role(ROLE, session="reader")(lambda event, context, *, reader: reader)
 

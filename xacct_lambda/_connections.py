@@ -53,7 +53,7 @@ class ConnectionPools:
         # Clients keep using pools that the bounded cache has evicted, and drop() must reach these too.
         self._all: weakref.WeakSet[_SharedPools] = weakref.WeakSet()
         self._contexts: weakref.WeakValueDictionary[Hashable, SharedContext] = weakref.WeakValueDictionary()
-        self._loading: _Loading | None = None
+        self._trust_store_load: _TrustStoreLoad | None = None
 
     def share(self, client: Any) -> Any:
         """Let a new client share connections, and return it.
@@ -106,14 +106,14 @@ class ConnectionPools:
             # RuntimeError: no thread is available.
             _logger.debug("The first connection loads the trust store: %s", error)
             return
-        self._loading = _Loading(context, thread)
+        self._trust_store_load = _TrustStoreLoad(context, thread)
 
     def load_trust_stores(self) -> None:
         """Load what the clients created so far need for their first TLS connection."""
-        loading = self._loading
-        if loading:
-            loading.thread.join()
-            self._loading = None
+        load = self._trust_store_load
+        if load:
+            load.thread.join()
+            self._trust_store_load = None
         with self._lock:
             every = list(self._all)
         for pools in every:
@@ -124,7 +124,7 @@ class ConnectionPools:
     def after_fork(self) -> None:
         """Make the copy in a forked child usable. The child doesn't share connections with its parent."""
         self._lock = threading.RLock()
-        self._loading = None
+        self._trust_store_load = None
         self.drop()
 
     def context(self, key: Hashable, new: ssl.SSLContext) -> SharedContext:
@@ -156,7 +156,7 @@ class ConnectionPools:
         return shared
 
 
-class _Loading(NamedTuple):
+class _TrustStoreLoad(NamedTuple):
     """A trust store that a thread loads."""
 
     context: SharedContext

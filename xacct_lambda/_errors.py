@@ -60,14 +60,14 @@ _CONNECTION_ERRORS: Final = (
 )
 
 
-class Translated(NamedTuple):
+class Translation(NamedTuple):
     """This library's exception for an error, and the cause to chain to it."""
 
     error: XacctLambdaError
     cause: BaseException | None
 
 
-def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None = None) -> Translated:
+def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None = None) -> Translation:
     """Return this library's exception for one of ``STS_EXCEPTIONS``, with its cause, both without secrets.
 
     Args:
@@ -83,7 +83,7 @@ def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.
     if isinstance(error, botocore_exceptions.NoCredentialsError) or _caller_diagnosis.is_of_credentials(error):
         # botocore loads and refreshes the caller's credentials when it signs the request.
         caller_error = caller_credentials_error(error, source, request)
-        return Translated(caller_error, caller_error.__cause__)
+        return Translation(caller_error, caller_error.__cause__)
     if isinstance(error, ClientError) and "Error" in error.response:
         return _translate_client_error(error, request, source)
     if isinstance(error, ClientError | ResponseParserError) or _is_from_parser(error):
@@ -95,7 +95,7 @@ def translate_error(error: Exception, request: AssumeRoleRequest, source: boto3.
 
 def _translate_botocore_error(
     error: BotoCoreError, request: AssumeRoleRequest, source: boto3.Session | None
-) -> Translated:
+) -> Translation:
     if isinstance(error, botocore_exceptions.HTTPClientError) and "Invalid header value" in str(error):
         return _unsendable_credentials(request, source)
     if isinstance(error, _CONNECTION_ERRORS):
@@ -165,7 +165,9 @@ def _is_from_parser(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame, _ in frames)
 
 
-def _translate_client_error(error: ClientError, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _translate_client_error(
+    error: ClientError, request: AssumeRoleRequest, source: boto3.Session | None
+) -> Translation:
     from xacct_lambda import _caller_diagnosis, _diagnosis  # noqa: PLC0415 - a cold start without errors doesn't need it
 
     response = _redacted_response(error, request)
@@ -173,13 +175,13 @@ def _translate_client_error(error: ClientError, request: AssumeRoleRequest, sour
     cause = ClientError(response, error.operation_name)
     if code in _TRANSIENT_CODES or response.get("ResponseMetadata", {}).get("HTTPStatusCode") in SERVER_ERRORS:
         message = _diagnosis.failure(code, text, request)
-        return Translated(STSUnavailableError(message, role_arn=request.role_arn, response=response), cause)
+        return Translation(STSUnavailableError(message, role_arn=request.role_arn, response=response), cause)
     if _caller_diagnosis.is_rejection(code, text):
         caller = _caller_diagnosis.identify_caller(source, error)
         message = _caller_diagnosis.rejection(code, text, caller, request.role_arn)
-        return Translated(_refused_credentials(error, message, caller, request, response), cause)
+        return Translation(_refused_credentials(error, message, caller, request, response), cause)
     message = _diagnosis.refusal(code, text, request)
-    return Translated(AssumeRoleError(message, role_arn=request.role_arn, response=response), cause)
+    return Translation(AssumeRoleError(message, role_arn=request.role_arn, response=response), cause)
 
 
 def _redacted_response(error: ClientError, request: AssumeRoleRequest) -> Any:
@@ -188,14 +190,14 @@ def _redacted_response(error: ClientError, request: AssumeRoleRequest) -> Any:
     return {**error.response, "Error": {**answer, "Message": redact_text(answer.get("Message") or "", request)}}
 
 
-def _unparsable(request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _unparsable(request: AssumeRoleRequest, source: boto3.Session | None) -> Translation:
     # botocore's own message quotes the body, which can be half an answer with the credentials in it.
     return _translate_no_answer(
         ResponseParserError("its text is not shown, because it may contain secrets"), request, source
     )
 
 
-def _translate_no_answer(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _translate_no_answer(error: Exception, request: AssumeRoleRequest, source: boto3.Session | None) -> Translation:
     from xacct_lambda import _no_answer  # noqa: PLC0415 - a cold start without errors doesn't need it
 
     code, text = type(error).__name__, str(error)
@@ -207,7 +209,7 @@ def _translate_no_answer(error: Exception, request: AssumeRoleRequest, source: b
         endpoint_url=getattr(cause, "kwargs", {}).get("endpoint_url"),
         region_name=getattr(source, "region_name", None),
     )
-    return Translated(unavailable(request.role_arn, code, text, message), cause)
+    return Translation(unavailable(request.role_arn, code, text, message), cause)
 
 
 def no_answer_in_time(
@@ -230,24 +232,24 @@ def no_answer_in_time(
     return unavailable(request.role_arn, code, text, message)
 
 
-def _unsendable_credentials(request: AssumeRoleRequest, source: boto3.Session | None) -> Translated:
+def _unsendable_credentials(request: AssumeRoleRequest, source: boto3.Session | None) -> Translation:
     # botocore's message quotes the header, which is the token or the signature.
     cause = ValueError("an access key or a session token contains a line break")
-    return Translated(caller_credentials_error(cause, source, request), cause)
+    return Translation(caller_credentials_error(cause, source, request), cause)
 
 
-def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Translated:
+def _invalid_parameters(error: botocore_exceptions.ParamValidationError) -> Translation:
     problem = f"botocore rejects these AssumeRole parameters: {without_values(str(error.kwargs['report']))}"
     cause = ValueError("Parameter validation failed (the values are not shown)")
-    return Translated(ConfigurationError("extra", problem), cause)
+    return Translation(ConfigurationError("extra", problem), cause)
 
 
-def _no_call(error: BotoCoreError, request: AssumeRoleRequest) -> Translated:
+def _no_call(error: BotoCoreError, request: AssumeRoleRequest) -> Translation:
     text = redact_text(str(error), request)
     problem = f"STS can't be called for {request.role_arn}: {text}"
     if isinstance(error, botocore_exceptions.NoRegionError):
         problem += " Set AWS_DEFAULT_REGION, or the Region of source_session."
-    return Translated(ConfigurationError("source_session", problem), without_request(error, text))
+    return Translation(ConfigurationError("source_session", problem), without_request(error, text))
 
 
 def unavailable(role_arn: str, code: str, problem: str, message: str | None = None) -> STSUnavailableError:

@@ -46,12 +46,12 @@ class InitPhase:
         self._seconds_left = max_wait_seconds
         self._clock = clock
         # Python creates the decorators of a stack before it applies the first one.
-        self._unapplied: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._unapplied_decorators: weakref.WeakSet[Any] = weakref.WeakSet()
         self._calls: list[Latch] = []
 
     def expect(self, decorator: object) -> None:
         """Note that this decorator exists and will probably be applied to a handler."""
-        self._unapplied.add(decorator)
+        self._unapplied_decorators.add(decorator)
 
     def run(
         self,
@@ -69,7 +69,7 @@ class InitPhase:
             session: Returns the session of the role.
             create_clients: Creates the clients to inject.
         """
-        self._unapplied.discard(decorator)
+        self._unapplied_decorators.discard(decorator)
         kind = os.environ.get(_INITIALIZATION_TYPE)
         if kind is not None and prefetch is not False:
             is_prefetched = kind == _ON_DEMAND or (prefetch is True and kind != _SNAP_START)
@@ -77,7 +77,7 @@ class InitPhase:
                 self._prepare(session(), is_prefetched=is_prefetched)
                 create_clients()
             _sessions.default_cache.connections.load_trust_stores()
-        if not self._unapplied:
+        if not self._unapplied_decorators:
             self._wait()
 
     def _prepare(self, session: Any, *, is_prefetched: bool) -> None:
@@ -98,7 +98,7 @@ class InitPhase:
                 call.wait(_HEAD_START)
         except Exception as error:  # noqa: BLE001 - the first event makes the same call, and reports what is wrong
             _logger.warning(
-                "Could not prepare the AssumeRole call in the init phase; the first event tries again. %s",
+                "Could not prepare the AssumeRole call in the init phase. The first event tries again. %s",
                 loggable(error),
             )
 

@@ -35,7 +35,7 @@ _JWT: Final = r"(?a)\beyJ[\w-]{5,}(?:\.[\w-]*){1,2}"
 _MAX_TEXT: Final = 500
 """Maximum number of characters that a message quotes of a program's output, which may be pages long."""
 
-_assuming_role: ContextVar[bool] = ContextVar("xacct_lambda_assuming_role", default=False)
+_is_in_assume_role: ContextVar[bool] = ContextVar("xacct_lambda_assuming_role", default=False)
 
 
 def redact_text(text: str, request: AssumeRoleRequest) -> str:
@@ -104,15 +104,15 @@ def hide_arguments(function: _Function) -> _Function:
 @contextmanager
 def assume_role_unlogged() -> Iterator[None]:
     """Suppress botocore's debug log of an AssumeRole call, which contains the request and the new credentials."""
-    token = _assuming_role.set(True)
+    token = _is_in_assume_role.set(True)
     try:
         yield
     finally:
-        _assuming_role.reset(token)
+        _is_in_assume_role.reset(token)
 
 
 def _redact_log_record(record: logging.LogRecord) -> bool:
-    if _assuming_role.get():
+    if _is_in_assume_role.get():
         return False
     try:
         message = record.getMessage()
